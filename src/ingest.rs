@@ -1,0 +1,177 @@
+//! The bounded queue between the requests and the committer, and the channel on which each gets its answer.
+//!
+//! A request waits for a place for [`QUEUE_WAIT`] and is then refused, so nothing is dropped in silence and nothing
+//! piles up. Places are counted in events; the bytes behind them are bounded where bodies are read. Handlers call
+//! [`Ingest::submit`]; the committer alone holds the [`Queue`].
+
+use crate::{
+    event::Batch,
+    limits::QUEUE_WAIT,
+    store::{BatchOutcome, Maintenance},
+};
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// The way into the queue. Cheap to clone.
+#[derive(Clone)]
+pub struct Ingest {
+    sender: mpsc::Sender<Message>,
+    places: Arc<Semaphore>,
+    capacity: usize,
+}
+
+/// The committer's end of the queue.
+pub struct Queue {
+    receiver: mpsc::Receiver<Message>,
+}
+
+/// What the committer is asked to do.
+pub enum Message {
+    /// Commit these events and answer.
+    Publish(Submission),
+    /// Call [`crate::store::Writer::maintain`].
+    Maintain,
+    /// Finish what is queued before this, then end.
+    Stop,
+}
+
+/// A batch that waits for its commit.
+pub struct Submission {
+    /// The events.
+    pub batch: Batch,
+    answer: oneshot::Sender<Result<BatchOutcome, SubmitError>>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Why a batch was not committed. All are safe to send again.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// More events than the queue can ever hold.
+    #[error("the request has {events} events; at most {allowed} fit into the queue (QUEUE_MAX_SIZE)")]
+    TooManyEvents {
+        /// How many the request has.
+        events: usize,
+        /// How many the queue holds.
+        allowed: usize,
+    },
+    /// No place became free in time.
+    #[error("the queue is full")]
+    QueueFull,
+    /// The store did not commit; the text says why.
+    #[error("{0}")]
+    Store(String),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// What [`Queue::next`] found.
+pub enum Next {
+    /// A message.
+    Message(Message),
+    /// Nothing came in time.
+    TimedOut,
+}
+
+/// Makes a queue for `capacity` events.
+pub fn queue(capacity: usize) -> (Ingest, Queue) {
+    let (sender, receiver) = mpsc::channel();
+    (
+        Ingest {
+            sender,
+            places: Arc::new(Semaphore::new(capacity)),
+            capacity,
+        },
+        Queue { receiver },
+    )
+}
+
+impl Ingest {
+    /// Waits for a place, then for the commit, and returns what became of the batch's events.
+    pub async fn submit(&self, batch: Batch) -> Result<BatchOutcome, SubmitError> {
+        let events = batch.len();
+        if events > self.capacity {
+            return Err(SubmitError::TooManyEvents {
+                events,
+                allowed: self.capacity,
+            });
+        }
+        let place = self.place(events as u32).await?;
+        let (answer, answered) = oneshot::channel();
+        self.sender
+            .send(Message::Publish(Submission {
+                batch,
+                answer,
+                _place: place,
+            }))
+            .map_err(|_| SubmitError::Stopping)?;
+        answered.await.unwrap_or(Err(SubmitError::Stopping))
+    }
+
+    /// How many events may be in the queue at once.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many events are in the queue now, those in the running commit included.
+    pub fn queued_events(&self) -> usize {
+        self.capacity - self.places.available_permits()
+    }
+
+    /// Lets the committer finish what is queued and end; batches submitted from now on are refused.
+    pub fn stop(&self) {
+        // A committer that is gone has stopped.
+        let _ = self.sender.send(Message::Stop);
+    }
+
+    /// A handle with which a store asks for maintenance.
+    pub fn maintenance(&self) -> Maintenance {
+        let sender = self.sender.clone();
+        Arc::new(move || {
+            // A committer that is gone needs no maintenance.
+            let _ = sender.send(Message::Maintain);
+        })
+    }
+
+    async fn place(&self, events: u32) -> Result<OwnedSemaphorePermit, SubmitError> {
+        // The usual case takes no timer.
+        if let Ok(place) = self.places.clone().try_acquire_many_owned(events) {
+            return Ok(place);
+        }
+        tokio::time::timeout(QUEUE_WAIT, self.places.clone().acquire_many_owned(events))
+            .await
+            .map_err(|_| SubmitError::QueueFull)?
+            .map_err(|_| SubmitError::Stopping)
+    }
+}
+
+impl Queue {
+    /// Waits for the next message, at most `timeout` if one is given.
+    pub fn next(&self, timeout: Option<Duration>) -> Next {
+        match timeout {
+            // Nobody is left who could ask for anything: the same as being told to stop.
+            None => Next::Message(self.receiver.recv().unwrap_or(Message::Stop)),
+            Some(timeout) => match self.receiver.recv_timeout(timeout) {
+                Ok(message) => Next::Message(message),
+                Err(mpsc::RecvTimeoutError::Timeout) => Next::TimedOut,
+                Err(mpsc::RecvTimeoutError::Disconnected) => Next::Message(Message::Stop),
+            },
+        }
+    }
+
+    /// A message that is there already.
+    pub fn ready(&self) -> Option<Message> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+impl Submission {
+    /// Answers the request and frees its place.
+    pub fn answer(self, outcome: Result<BatchOutcome, SubmitError>) {
+        // A client that went away does not hear it; its events are stored all the same.
+        let _ = self.answer.send(outcome);
+    }
+}

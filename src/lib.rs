@@ -1,0 +1,30 @@
+//! oncelog: a log aggregator for services that deliver at least once.
+//!
+//! The modules, in the order in which data flows:
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`config`] | flags, environment and files become one validated `Config` |
+//! | [`server`] | takes connections, ties everything together, stops cleanly |
+//! | [`http`] | requests become calls, results become answers |
+//! | [`event`] | what a valid event is; parsed once at the edge |
+//! | [`ingest`] | the bounded queue |
+//! | [`committer`] | groups what is queued into commits, answers, wakes readers |
+//! | [`store`] | the contract of a store, and the one on SQLite |
+//! | [`index`] | finds ids, topics and times in the log; knows nothing of SQL or HTTP |
+//! | [`wakeup`], [`health`] | what the committer tells the rest |
+//! | [`cli`] | one file a subcommand |
+//! | [`limits`] | every bound |
+
+pub mod cli;
+pub mod committer;
+pub mod config;
+pub mod event;
+pub mod health;
+pub mod http;
+pub mod index;
+pub mod ingest;
+pub mod limits;
+pub mod server;
+pub mod store;
+pub mod wakeup;

@@ -1,0 +1,117 @@
+//! Every bound of the program in one place, with the unit in its name.
+//!
+//! A queue, body, batch, retry, label or wait without a bound is a way to fall over; if a new one is needed, it goes
+//! here. Bounds that a user can set have their default here and their allowed range in `config`. A leaf: it names
+//! nothing else of the program.
+
+use std::time::Duration;
+
+// ---- what an event may be ----
+
+/// Longest `topic`, `event_id` and `source`, in Unicode scalar values. At least one is needed.
+pub const MAX_NAME_CHARS: usize = 255;
+/// Largest single event as it was sent, in bytes of JSON.
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
+/// Deepest nesting of a payload; the payload object itself is depth 1.
+pub const MAX_PAYLOAD_DEPTH: usize = 64;
+/// Most digits of a second's fraction in a `timestamp` (nanoseconds).
+pub const MAX_FRACTION_DIGITS: usize = 9;
+/// Most significant digits of a number's exponent in a payload; more is refused, so that exact comparison stays cheap.
+pub const MAX_EXPONENT_DIGITS: usize = 18;
+
+// ---- what a request may be ----
+
+/// Largest request body in bytes; more is a 413 before the rest is read.
+pub const MAX_BODY_BYTES: usize = 16 << 20;
+/// Bytes of request bodies held in memory at once, from the first byte read until the answer. A request that finds
+/// no room waits [`QUEUE_WAIT`] and is then refused with a 503.
+pub const MAX_IN_FLIGHT_BODY_BYTES: usize = 64 << 20;
+/// A body larger than this is parsed on a thread of its own, so that it does not hold up other connections.
+pub const PARSE_INLINE_BYTES: usize = 256 << 10;
+/// Default number of events that may wait for a commit at once (`QUEUE_MAX_SIZE`). A request with more events
+/// than the setting is a 413: it could never fit.
+pub const DEFAULT_QUEUE_EVENTS: usize = 10_000;
+/// Largest allowed `QUEUE_MAX_SIZE`, in events.
+pub const MAX_QUEUE_EVENTS: usize = 1_000_000;
+/// How long a publish waits for a place in the queue before it is refused with a 503.
+pub const QUEUE_WAIT: Duration = Duration::from_secs(1);
+/// `Retry-After` of a 503, in seconds.
+pub const RETRY_AFTER_SECONDS: u64 = 1;
+
+// ---- connections ----
+
+/// Open connections; further ones wait in the kernel's backlog.
+pub const MAX_CONNECTIONS: usize = 10_000;
+/// Bytes of a request head (request line and all headers); more is a 431.
+pub const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Most headers of a request.
+pub const MAX_HEADERS: usize = 100;
+/// How long a request head may take from its first byte, and how long an idle connection is kept open.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request body may take from the end of the head.
+pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a stopping server waits for requests that it has taken in, before it closes their connections.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+// ---- queries ----
+
+/// Largest `limit` of a page, in events or topics.
+pub const MAX_PAGE_LIMIT: usize = 1_000;
+/// Default `limit` of a page.
+pub const DEFAULT_PAGE_LIMIT: usize = 100;
+/// A page ends early once it holds this many bytes of payload.
+pub const MAX_PAGE_BYTES: usize = 4 << 20;
+/// A page ends early once it has looked at this many rows of the log.
+pub const MAX_PAGE_SCAN_ROWS: usize = 20_000;
+/// A page ends early when it has taken this long.
+pub const QUERY_TIME: Duration = Duration::from_secs(1);
+/// Rows read inside one read transaction; a longer one would stop the log from being checkpointed.
+pub const READ_SLICE_ROWS: usize = 500;
+/// Queries that run at once; further ones wait their turn.
+pub const MAX_CONCURRENT_QUERIES: usize = 8;
+/// How long a query waits for its turn before it is refused with a 503.
+pub const QUERY_WAIT: Duration = Duration::from_secs(5);
+/// Largest `wait` of a query that waits for new events, in seconds.
+pub const MAX_WAIT_SECONDS: u64 = 30;
+/// Shortest time between two looks of a query that waits, however often something is committed.
+pub const WAIT_RECHECK: Duration = Duration::from_millis(5);
+/// Topics listed by `GET /stats`; `topics_total` says how many there are.
+pub const MAX_STATS_TOPICS: usize = 1_000;
+
+// ---- the store ----
+
+/// Topics a store may hold; an event that would make one more is refused with a 422. Each costs about 200 bytes of
+/// memory.
+pub const MAX_TOPICS: usize = 100_000;
+/// Events that the committer puts into one transaction; a single larger request still goes in whole.
+pub const MAX_COMMIT_EVENTS: usize = 8_000;
+/// Bytes of events that the committer puts into one transaction; a single larger request still goes in whole.
+pub const MAX_COMMIT_BYTES: usize = 8 << 20;
+/// The write-ahead log is copied back into the SQLite file beyond this size: 8 MiB kept the worst commit near
+/// 20 to 40 ms, 32 MiB gave 160 ms (measured).
+pub const CHECKPOINT_BYTES: u64 = 8 << 20;
+/// While the store cannot commit, it is tried this often without any traffic.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a connection to the SQLite file waits for another one's lock before it gives up.
+pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+// ---- the index ----
+
+/// Events in the index's tail before it is sealed: what a hash table of 2^20 slots holds at 7/8 load without growing.
+/// A multiple of [`TIME_BLOCK_EVENTS`].
+pub const TAIL_EVENTS: usize = 917_504;
+/// Full tails that may wait to be sealed; when this many wait, commits wait too.
+pub const MAX_FROZEN_TAILS: usize = 2;
+/// Neighbouring segments of one tier that are merged into one.
+pub const MERGE_FAN_IN: usize = 6;
+/// Most ids that share a filter: building one needs all its keys in memory.
+pub const FILTER_KEYS: usize = 1 << 20;
+/// Events that share an entry of smallest and largest event time.
+pub const TIME_BLOCK_EVENTS: u64 = 1024;
+/// Most events in one segment; segments that would merge into a larger one stay as they are.
+pub const MAX_SEGMENT_EVENTS: u64 = 1 << 31;
+
+// ---- logging ----
+
+/// Lines a second about dropped duplicates, and as many about conflicts; those left out are counted in a line.
+pub const OUTCOME_LOG_LINES_PER_SECOND: u32 = 5;

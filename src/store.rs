@@ -1,0 +1,211 @@
+//! The contract between the program and a store.
+//!
+//! A store has two faces. The [`Writer`] belongs to the committer alone and is the only way to change anything; the
+//! [`Store`] is shared by all who read. Both block, so async code calls them on threads of their own. What is
+//! promised here holds for every store; `sqlite` keeps it in one file with an index beside it.
+
+pub mod sqlite;
+
+use crate::event::{Batch, Identity, Instant, Outcome, Seq};
+
+/// The side of a store that changes it. One exists a store; dropping it without [`Writer::close`] is safe and
+/// leaves what a crash would leave.
+pub trait Writer: Send {
+    /// Stores the new events of all `batches` in one durable transaction and says what became of each event.
+    ///
+    /// When this returns `Ok`, everything in it is on disk and seen by every reader that asks from then on. When it
+    /// returns an error, nothing of it is stored or counted, unless the error says that it is [in
+    /// doubt](CommitError::Poisoned).
+    fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError>;
+
+    /// Does what background work has left for the writer (listing new index segments, checkpoints). Called after each
+    /// commit, and when [`Maintenance`] was asked for.
+    fn maintain(&mut self) -> Result<(), CommitError>;
+
+    /// Commits a change without events, to find out whether the store can commit again.
+    fn probe(&mut self) -> Result<(), CommitError>;
+
+    /// Leaves the store tidy (a checkpoint) and lets go of it.
+    fn close(self: Box<Self>) -> Result<(), CommitError>;
+}
+
+/// Asks the committer to call [`Writer::maintain`] soon. Handed to a store when it is opened; cheap, callable from any
+/// thread, never blocks.
+pub type Maintenance = std::sync::Arc<dyn Fn() + Send + Sync>;
+
+/// What became of one batch in a commit.
+#[derive(Debug)]
+pub enum BatchOutcome {
+    /// All of its events were counted: one entry an event, in the order sent.
+    Committed(Vec<Placed>),
+    /// Nothing of it was stored: it names a topic that would be one more than the store may hold.
+    TooManyTopics {
+        /// Where in the batch the event with the topic stands, from 0.
+        event: usize,
+    },
+}
+
+/// What became of one event, and where its identity stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The event's number; of a duplicate or conflict, the number of the event that was there first.
+    pub seq: Seq,
+}
+
+/// The side of a store that reads.
+pub trait Store: Send + Sync {
+    /// What the store's keys and cursors are made with.
+    fn identity(&self) -> Identity;
+
+    /// The number of the newest committed event; 0 when there is none. Everything up to it can be read.
+    fn high_watermark(&self) -> Seq;
+
+    /// The next events of a query from its position, in its order.
+    fn page(&self, query: &Query) -> Result<Page, ReadError>;
+
+    /// One event by its identity.
+    fn find(&self, topic: &str, event_id: &str) -> Result<Option<StoredEvent>, ReadError>;
+
+    /// The exact counters over the whole store.
+    fn totals(&self) -> Totals;
+
+    /// Up to `limit` topics in the byte order of their names, from the first one after `after`.
+    fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicStatus>;
+
+    /// Figures about the store for metrics.
+    fn gauges(&self) -> Gauges;
+}
+
+/// Which way a query reads the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// From old to new, by `seq`.
+    Ascending,
+    /// From new to old, by `seq`.
+    Descending,
+}
+
+/// What to read. All filters must hold.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Only this topic.
+    pub topic: Option<String>,
+    /// Only this source.
+    pub source: Option<String>,
+    /// Only events that happened at this time or later.
+    pub from: Option<Instant>,
+    /// Only events that happened before this time.
+    pub to: Option<Instant>,
+    /// Which way.
+    pub order: Order,
+    /// Go on from here: events after it (ascending) or before it (descending). `None` starts at the end of the log
+    /// that comes first.
+    pub position: Option<Seq>,
+    /// At most this many events, from 1.
+    pub limit: usize,
+}
+
+/// A part of a query's answer.
+#[derive(Debug)]
+pub struct Page {
+    /// The events, in the query's order. May be fewer than `limit`, or none, although more is left: a page also ends
+    /// when it has scanned or holds too much.
+    pub events: Vec<StoredEvent>,
+    /// The position from which to go on: everything up to it (in the query's order) has been looked at.
+    pub position: Seq,
+    /// Whether the page reached the end of the log in its direction.
+    pub exhausted: bool,
+}
+
+/// An event as it was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its number.
+    pub seq: Seq,
+    /// See [`crate::event::Event::topic`].
+    pub topic: String,
+    /// See [`crate::event::Event::event_id`].
+    pub event_id: String,
+    /// See [`crate::event::Event::timestamp`].
+    pub timestamp: String,
+    /// See [`crate::event::Event::source`].
+    pub source: String,
+    /// See [`crate::event::Event::payload`].
+    pub payload: String,
+    /// When it was committed, in microseconds since 1970 UTC.
+    pub processed_at: i64,
+}
+
+/// Exact counters over the whole store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Events stored.
+    pub accepted: u64,
+    /// Events dropped because their identity was there already, conflicts included.
+    pub duplicates: u64,
+    /// Those of `duplicates` that had another payload.
+    pub conflicts: u64,
+    /// Topics with at least one event.
+    pub topics: u64,
+}
+
+/// A topic with its exact counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicStatus {
+    /// Its name.
+    pub topic: String,
+    /// Events stored.
+    pub accepted: u64,
+    /// Events dropped because their identity was there already, conflicts included.
+    pub duplicates: u64,
+    /// Those of `duplicates` that had another payload.
+    pub conflicts: u64,
+    /// The number of its first event.
+    pub first_seq: Seq,
+    /// When its first event was committed, in microseconds since 1970 UTC.
+    pub first_processed_at: i64,
+    /// The number of its newest event.
+    pub last_seq: Seq,
+    /// When its newest event was committed, in microseconds since 1970 UTC.
+    pub last_processed_at: i64,
+}
+
+/// Figures about a store, as of now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gauges {
+    /// Events in the index's tail and in tails that wait to be sealed.
+    pub tail_events: u64,
+    /// Index segments.
+    pub segments: u64,
+    /// Bytes of the index segments on disk.
+    pub segment_bytes: u64,
+    /// Bytes of memory of the segments' filters.
+    pub filter_bytes: u64,
+    /// Bytes of the database file and its write-ahead log.
+    pub store_bytes: u64,
+}
+
+/// Why a commit did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The store cannot be written now (disk full, damaged index that is being rebuilt …). It is tried again by
+    /// itself; nothing of the commit is stored.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A sync failed, so that nobody knows what is on disk. No further write is tried until the program is started
+    /// again, because a repeated sync can report success for data that is lost.
+    #[error("{0}")]
+    Poisoned(String),
+}
+
+/// Why a read did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ReadError(pub String);
+
+/// Why a store could not be opened. The message says what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);
