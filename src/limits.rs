@@ -130,3 +130,11 @@ pub const CLIENT_BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const CLIENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// Most connections that `publish`, `simulate` and `bench` open.
 pub const MAX_CLIENT_CONNECTIONS: usize = 4_096;
+/// Largest answer to a publish that `bench` reads, in bytes.
+pub const MAX_BENCH_ANSWER_BYTES: usize = 1 << 20;
+/// `bench` makes its requests ahead of the measurement when they fit into this many bytes, otherwise while it runs.
+pub const BENCH_AHEAD_BYTES: u64 = 2 << 30;
+/// Requests that `bench` keeps ready when it makes them while it runs.
+pub const BENCH_READY_REQUESTS: usize = 1_024;
+/// Events in a request of `publish`, `simulate` and `bench`.
+pub const MAX_CLIENT_BATCH_EVENTS: usize = 10_000;
