@@ -4,12 +4,18 @@
 //! the exit code: 0 done, 1 failed, 2 wrong usage or settings. Only `main` calls this.
 
 mod bench;
+mod completions;
+mod events;
+mod export;
 mod health;
 mod output;
 mod progress;
+mod publish;
 mod serve;
 mod server_arguments;
+mod simulate;
 mod stats;
+mod tail;
 
 use crate::{client::ClientError, config::ConfigError};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -40,9 +46,14 @@ pub struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Serve),
-    Bench(bench::Bench),
+    Publish(publish::Publish),
+    Tail(tail::Tail),
+    Export(export::Export),
     Stats(stats::Stats),
     Health(health::Health),
+    Simulate(simulate::Simulate),
+    Bench(bench::Bench),
+    Completions(completions::Completions),
 }
 
 /// Why a command did not succeed.
@@ -73,9 +84,14 @@ pub fn run(command_line: CommandLine) -> ExitCode {
     let result = match command_line.command {
         None => command_line.serve.run(),
         Some(Command::Serve(command)) => command.run(),
-        Some(Command::Bench(command)) => command.run(),
+        Some(Command::Publish(command)) => command.run(),
+        Some(Command::Tail(command)) => command.run(),
+        Some(Command::Export(command)) => command.run(),
         Some(Command::Stats(command)) => command.run(),
         Some(Command::Health(command)) => command.run(),
+        Some(Command::Simulate(command)) => command.run(),
+        Some(Command::Bench(command)) => command.run(),
+        Some(Command::Completions(command)) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,

@@ -234,7 +234,8 @@ impl Client {
         }
     }
 
-    fn not_ours(&self, reason: String) -> ClientError {
+    /// What is said of an answer that this program does not understand.
+    pub fn not_ours(&self, reason: String) -> ClientError {
         ClientError::NotOurs {
             url: self.base.clone(),
             reason,

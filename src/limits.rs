@@ -138,3 +138,7 @@ pub const BENCH_AHEAD_BYTES: u64 = 2 << 30;
 pub const BENCH_READY_REQUESTS: usize = 1_024;
 /// Events in a request of `publish`, `simulate` and `bench`.
 pub const MAX_CLIENT_BATCH_EVENTS: usize = 10_000;
+/// Bytes of events that `publish` puts into one request, unless a single event has more.
+pub const CLIENT_BATCH_BYTES: usize = 4 << 20;
+/// How long `publish` waits for more lines before it sends a request that is not full.
+pub const CLIENT_GATHER_WAIT: Duration = Duration::from_millis(100);
