@@ -111,6 +111,9 @@ pub const TIME_BLOCK_EVENTS: u64 = 1024;
 /// Most events in one segment; segments that would merge into a larger one stay as they are.
 pub const MAX_SEGMENT_EVENTS: u64 = 1 << 31;
 
+/// How long background work of the index waits before it tries again after a failure.
+pub const INDEX_RETRY: Duration = Duration::from_secs(1);
+
 // ---- logging ----
 
 /// Lines a second about dropped duplicates, and as many about conflicts; those left out are counted in a line.
