@@ -15,7 +15,6 @@
 //! The log in the file is the truth, together with the list of index segments and the counters, all changed in the
 //! same transactions. What is in memory follows after each commit and is rebuilt on open.
 
-mod backup;
 mod checkpoint;
 mod connections;
 mod counters;
@@ -30,13 +29,7 @@ mod repair;
 mod rows;
 mod scan;
 mod schema;
-#[cfg(test)]
-mod tests;
-mod verify;
 mod writer;
-
-pub use backup::{BackupReport, backup};
-pub use verify::{Check, VerifyReport, verify};
 
 use super::{Maintenance, OpenError, Store, Writer};
 use crate::{
@@ -47,9 +40,7 @@ use counters::TopicTable;
 use paths::Paths;
 use std::{
     path::Path,
-    sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64,
-    },
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64},
 };
 
 /// Opens the store at `path`, and makes it when it is not there. `maintenance` is called, from any thread, when

@@ -31,7 +31,10 @@ pub(super) struct LogState {
 pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<LogState> {
     let mut pragma = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     pragma.query_row([], |row| {
-        let pages = |column| row.get(column).map(|pages: i64| u64::try_from(pages).unwrap_or(0));
+        let pages = |column| {
+            row.get(column)
+                .map(|pages: i64| u64::try_from(pages).unwrap_or(0))
+        };
         let (logged, copied) = (pages(1)?, pages(2)?);
         let page = limits::SQLITE_PAGE_BYTES + FRAME_HEADER_BYTES;
         Ok(LogState {

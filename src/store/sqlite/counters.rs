@@ -85,8 +85,7 @@ impl Delta {
         let mut topics = Vec::new();
         for _ in 0..count {
             let topic = reader.topic()?;
-            let (accepted, duplicates, conflicts) =
-                (reader.number()?, reader.number()?, reader.number()?);
+            let (accepted, duplicates, conflicts) = (reader.number()?, reader.number()?, reader.number()?);
             let (first_seq, last_seq) = if accepted > 0 {
                 (reader.below(highest_seq)?, reader.below(highest_seq)?)
             } else {
@@ -181,7 +180,10 @@ impl TopicTable {
     pub(super) fn apply(&mut self, delta: &Delta) -> Result<(), CountersError> {
         for change in &delta.topics {
             let Some((_, counters)) = self.topics.get_mut(change.topic as usize) else {
-                return Err(CountersError(format!("they count topic {}, which is unknown", change.topic)));
+                return Err(CountersError(format!(
+                    "they count topic {}, which is unknown",
+                    change.topic
+                )));
             };
             if change.accepted > 0 {
                 if counters.accepted == 0 {
@@ -237,7 +239,11 @@ impl TopicTable {
             )));
         }
         self.totals = Totals::default();
-        for (_, counters) in self.topics.iter_mut().take(usize::try_from(count).unwrap_or(usize::MAX)) {
+        for (_, counters) in self
+            .topics
+            .iter_mut()
+            .take(usize::try_from(count).unwrap_or(usize::MAX))
+        {
             *counters = Counters {
                 accepted: reader.number()?,
                 duplicates: reader.number()?,

@@ -22,7 +22,12 @@ pub(super) struct Insert {
 impl Insert {
     pub(super) fn new() -> Self {
         let row = format!("({})", vec!["?"; COLUMN_COUNT].join(","));
-        let into = |rows| format!("INSERT INTO events({COLUMNS}) VALUES {}", vec![&*row; rows].join(","));
+        let into = |rows| {
+            format!(
+                "INSERT INTO events({COLUMNS}) VALUES {}",
+                vec![&*row; rows].join(",")
+            )
+        };
         Self {
             many: into(INSERT_ROWS),
             one: into(1),
@@ -77,7 +82,13 @@ fn bind(
     ((event, entry), seq): ((Event<'_>, &Entry), Seq),
     processed_at: i64,
 ) -> rusqlite::Result<()> {
-    let checksum = rows::checksum(event.checksum(), seq, entry.topic, processed_at, event.fingerprint);
+    let checksum = rows::checksum(
+        event.checksum(),
+        seq,
+        entry.topic,
+        processed_at,
+        event.fingerprint,
+    );
     let first = place * COLUMN_COUNT + 1;
     statement.raw_bind_parameter(first, seq.cast_signed())?;
     statement.raw_bind_parameter(first + 1, entry.topic)?;

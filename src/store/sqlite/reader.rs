@@ -14,7 +14,7 @@ use crate::{
     event::{Identity, Seq},
     index::{Direction, IndexError, TimeBlock},
     limits,
-    store::{Gauges, Order, Page, Query, ReadError, Store, StoredEvent, Totals, TopicStatus},
+    store::{Gauges, Order, Page, Query, ReadError, Store, StoredEvent, TopicStatus, Totals},
 };
 use rusqlite::{Connection, Row};
 use std::{
@@ -93,9 +93,9 @@ impl Trouble {
         let file = shared.paths.database.display();
         match self {
             Self::Row(RowError::Sqlite(error)) => failure::read(&shared.paths, &error),
-            Self::Row(RowError::Damaged(what)) => {
-                ReadError(format!("{file}: {what}. Run `oncelog verify`, and go back to a backup"))
-            }
+            Self::Row(RowError::Damaged(what)) => ReadError(format!(
+                "{file}: {what}. Run `oncelog verify`, and go back to a backup"
+            )),
             Self::Index(error @ IndexError::Damaged { .. }) => {
                 ReadError(format!("{error}; it is being rebuilt from the log"))
             }
@@ -147,7 +147,10 @@ fn find(
     let row = rows.next()?.ok_or_else(|| RowError::missing(found.seq))?;
     with_row(shared, row, |row| {
         if row.topic_name != topic || row.event_id != event_id {
-            let what = format!("the index says that event {} is another one than it is", found.seq);
+            let what = format!(
+                "the index says that event {} is another one than it is",
+                found.seq
+            );
             return Err(RowError::Damaged(what).into());
         }
         Ok(Some(row.to_event()))
@@ -381,7 +384,8 @@ impl<'a> PageReader<'a> {
         }
         if self.query.from.is_some() || self.query.to.is_some() {
             let instant = row.instant()?;
-            if self.query.from.is_some_and(|from| instant < from) || self.query.to.is_some_and(|to| instant >= to)
+            if self.query.from.is_some_and(|from| instant < from)
+                || self.query.to.is_some_and(|to| instant >= to)
             {
                 return Ok(());
             }
@@ -408,9 +412,10 @@ impl<'a> PageReader<'a> {
     /// Whether no event of the block can be in the answer.
     fn leaves_out(&self, block: &TimeBlock) -> bool {
         let too_old = self.query.from.is_some_and(|from| block.max < from.seconds);
-        let too_new = self.query.to.is_some_and(|to| {
-            block.min > to.seconds || block.min == to.seconds && to.nanos == 0
-        });
+        let too_new = self
+            .query
+            .to
+            .is_some_and(|to| block.min > to.seconds || block.min == to.seconds && to.nanos == 0);
         too_old || too_new
     }
 }

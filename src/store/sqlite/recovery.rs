@@ -11,7 +11,8 @@ use super::{
     lock::Lock,
     paths::Paths,
     reader::SqliteStore,
-    repair, rows::RowError,
+    repair,
+    rows::RowError,
     scan, schema,
     writer::{Ledger, SqliteWriter},
 };
@@ -149,7 +150,8 @@ fn load_counters(
     topics: &mut TopicTable,
 ) -> rusqlite::Result<Result<Ledger, CountersError>> {
     let mut ledger = Ledger::default();
-    let mut select = connection.prepare("SELECT id, upto_delta, snapshot FROM counter_snapshot ORDER BY id")?;
+    let mut select =
+        connection.prepare("SELECT id, upto_delta, snapshot FROM counter_snapshot ORDER BY id")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let bytes = row.get_ref(2)?.as_blob()?;
@@ -220,7 +222,13 @@ fn check_segments(segments: &[SegmentName], highest: Seq) -> Result<(), String> 
 fn rebuild(shared: &Shared, writer: &mut SqliteWriter, unusable: &Unusable) -> Result<(), OpenError> {
     let Unusable { segment, reason } = unusable;
     let SegmentName { number, first, last } = *segment;
-    tracing::warn!(number, first, last, reason, "an index segment cannot be used; rebuilding it from the log");
+    tracing::warn!(
+        number,
+        first,
+        last,
+        reason,
+        "an index segment cannot be used; rebuilding it from the log"
+    );
     let started = Instant::now();
     match repair::rebuild(shared, *segment, &AtomicBool::new(false)) {
         Ok(()) => {}

@@ -55,7 +55,13 @@ impl Repairs {
         }
         self.not_before = Some(Instant::now() + limits::PROBE_INTERVAL);
         let SegmentName { number, first, last } = segment;
-        tracing::warn!(number, first, last, reason, "an index segment is damaged; rebuilding it from the log");
+        tracing::warn!(
+            number,
+            first,
+            last,
+            reason,
+            "an index segment is damaged; rebuilding it from the log"
+        );
         let (shared, stop) = (Arc::clone(shared), Arc::clone(&self.stop));
         let rebuild = move || match rebuild(&shared, segment, &stop) {
             Ok(()) => tracing::info!(number, first, last, "rebuilt an index segment"),

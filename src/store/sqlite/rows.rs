@@ -108,13 +108,19 @@ impl<'a> LogRow<'a> {
             fingerprint: self.fingerprint,
             seconds: 0,
         };
-        checksum(event.checksum(), self.seq, self.topic, self.processed_at, self.fingerprint)
+        checksum(
+            event.checksum(),
+            self.seq,
+            self.topic,
+            self.processed_at,
+            self.fingerprint,
+        )
     }
 
     /// When the event happened.
     pub(super) fn instant(&self) -> Result<Instant, RowError> {
-        instant(self.timestamp)
-            .ok_or_else(|| damaged(self.seq.cast_signed(), "its timestamp is no time"))
+        Instant::parse(self.timestamp)
+            .map_err(|_| damaged(self.seq.cast_signed(), "its timestamp is no time"))
     }
 
     /// What the index keeps of the event.
@@ -160,13 +166,4 @@ fn integer(row: &Row<'_>, column: usize) -> rusqlite::Result<i64> {
 
 fn text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<&'a str> {
     Ok(row.get_ref(column)?.as_str()?)
-}
-
-fn instant(text: &str) -> Option<Instant> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    let nanos = time.as_nanosecond();
-    Some(Instant {
-        seconds: i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?,
-        nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).ok()?,
-    })
 }

@@ -13,7 +13,11 @@
 //! nothing else. That topics are unique is seen to in memory.
 
 use super::{failure, paths::Paths};
-use crate::{event::Identity, limits, store::OpenError};
+use crate::{
+    event::{Identity, format_micros},
+    limits,
+    store::OpenError,
+};
 use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior, config::DbConfig};
 use std::{fs::File, io::Read as _};
 use xxhash_rust::xxh3::xxh3_64;
@@ -89,15 +93,26 @@ pub(super) fn open_for_writing(paths: &Paths) -> Result<Connection, OpenError> {
             check_format(paths, &connection)?;
         }
     }
-    let mut connection = connect(paths, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
-        .map_err(failed)?;
+    let mut connection = connect(
+        paths,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    )
+    .map_err(failed)?;
     if connection.is_readonly(MAIN_DB).map_err(failed)? {
         return Err(OpenError(format!(
             "{} may be read but not written by this user. Check its owner and permissions",
             paths.database.display()
         )));
     }
-    create(&mut connection).map_err(|error| failure::open(paths, "the tables cannot be made", &error))?;
+    if check_format(paths, &connection)? == Format::New {
+        let mut random = [0; 32];
+        getrandom::fill(&mut random)
+            .map_err(|error| OpenError(format!("the operating system gives no random numbers: {error}")))?;
+        let (store, secret) = random.split_at(16);
+        let now = format_micros(jiff::Timestamp::now().as_microsecond());
+        create(&mut connection, store, secret, &now)
+            .map_err(|error| failure::open(paths, "the tables cannot be made", &error))?;
+    }
     make_durable(paths, &connection)?;
     Ok(connection)
 }
@@ -114,8 +129,8 @@ pub(super) fn open_for_reading(paths: &Paths) -> Result<Connection, OpenError> {
             )));
         }
     }
-    let connection = connect_reader(paths)
-        .map_err(|error| failure::open(paths, "the file cannot be opened", &error))?;
+    let connection =
+        connect_reader(paths).map_err(|error| failure::open(paths, "the file cannot be opened", &error))?;
     if check_format(paths, &connection)? == Format::New {
         return Err(OpenError(format!(
             "{} is an empty database, not a store",
@@ -186,32 +201,14 @@ fn check_format(paths: &Paths, connection: &Connection) -> Result<Format, OpenEr
     }
 }
 
-/// Makes the tables in an empty database, all or nothing.
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables > 0 {
-        return Ok(());
-    }
-    let mut random = [0; 32];
-    getrandom::fill(&mut random)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(std::io::Error::from(error).into()))?;
-    let (store, secret) = random.split_at(16);
-    create_with(
-        connection,
-        store,
-        secret,
-        &jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
-    )
-}
-
-/// Makes the tables of a store with this identity in an empty database.
-pub(super) fn create_with(
+/// Makes the tables of a store with this identity in an empty database, all or nothing.
+pub(super) fn create(
     connection: &mut Connection,
     store: &[u8],
     secret: &[u8],
     created_at: &str,
 ) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "page_size", limits::SQLITE_PAGE_BYTES)?;
+    connection.pragma_update(None, "page_size", limits::SQLITE_PAGE_BYTES.cast_signed())?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -283,15 +280,11 @@ pub(super) fn load_meta(paths: &Paths, connection: &Connection) -> Result<Meta, 
     let mut select = connection
         .prepare("SELECT value FROM meta WHERE name = ?1")
         .map_err(failed)?;
-    let store: Vec<u8> = select
-        .query_row(["store_id"], |row| row.get(0))
-        .map_err(failed)?;
+    let store: Vec<u8> = select.query_row(["store_id"], |row| row.get(0)).map_err(failed)?;
     let secret: Vec<u8> = select
         .query_row(["hash_secret"], |row| row.get(0))
         .map_err(failed)?;
-    let checksum: i64 = select
-        .query_row(["checksum"], |row| row.get(0))
-        .map_err(failed)?;
+    let checksum: i64 = select.query_row(["checksum"], |row| row.get(0)).map_err(failed)?;
     let created_at = select
         .query_row(["created_at"], |row| row.get(0))
         .map_err(failed)?;

@@ -96,7 +96,9 @@ impl SqliteWriter {
     /// Lists all changes of the index's segments that are ready, each durably before the index uses it.
     pub(super) fn list_changes(&mut self) -> Result<(), CommitError> {
         while let Some(change) = self.shared.index.finished() {
-            transaction(&self.connection, &self.shared, |connection| list(connection, &change))?;
+            transaction(&self.connection, &self.shared, |connection| {
+                list(connection, &change)
+            })?;
             self.shared.index.apply(&change);
         }
         Ok(())
@@ -117,13 +119,21 @@ impl SqliteWriter {
         let (shared, insert) = (&self.shared, &self.insert);
         transaction(&self.connection, shared, |connection| {
             if !plan.new_topics.is_empty() {
-                let mut add = connection.prepare_cached("INSERT INTO topics(number, name) VALUES (?1, ?2)")?;
+                let mut add =
+                    connection.prepare_cached("INSERT INTO topics(number, name) VALUES (?1, ?2)")?;
                 for (number, name) in (topics.len()..).zip(&plan.new_topics) {
                     add.execute((i64::try_from(number).unwrap_or(i64::MAX), name))?;
                 }
             }
             let first = delta.highest_seq - plan.entries.len() as u64 + 1;
-            insert.run(connection, batches, &plan.outcomes, &plan.entries, first, delta.processed_at)?;
+            insert.run(
+                connection,
+                batches,
+                &plan.outcomes,
+                &plan.entries,
+                first,
+                delta.processed_at,
+            )?;
             if fold {
                 // The counters as they were before this commit, whose own delta comes behind.
                 let id = ledger.snapshot + 1;
@@ -186,7 +196,9 @@ impl Writer for SqliteWriter {
             Ok(found) => found,
             Err(error) => {
                 self.repair()?;
-                return Err(CommitError::Unavailable(format!("{error}; it is being rebuilt from the log")));
+                return Err(CommitError::Unavailable(format!(
+                    "{error}; it is being rebuilt from the log"
+                )));
             }
         };
         let (plan, delta) = {
@@ -229,7 +241,9 @@ impl Writer for SqliteWriter {
         self.maintain()?;
         if let Some(unusable) = self.shared.index.unusable().into_iter().next() {
             let error = crate::index::IndexError::from(unusable);
-            return Err(CommitError::Unavailable(format!("{error}; it is being rebuilt from the log")));
+            return Err(CommitError::Unavailable(format!(
+                "{error}; it is being rebuilt from the log"
+            )));
         }
         self.make_room(1)?;
         transaction(&self.connection, &self.shared, |connection| {
@@ -268,7 +282,8 @@ fn list(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
     for segment in &change.remove {
         remove.execute([segment.number.cast_signed()])?;
     }
-    let mut add = connection.prepare_cached("INSERT INTO segments(number, first, last) VALUES (?1, ?2, ?3)")?;
+    let mut add =
+        connection.prepare_cached("INSERT INTO segments(number, first, last) VALUES (?1, ?2, ?3)")?;
     for segment in &change.add {
         add.execute([
             segment.number.cast_signed(),
@@ -285,10 +300,10 @@ pub(super) fn transaction(
     shared: &Shared,
     work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
 ) -> Result<(), CommitError> {
-    let run = |sql: &str| -> rusqlite::Result<()> {
-        connection.prepare_cached(sql)?.raw_execute().map(|_| ())
-    };
-    let poisoned = |what: &str, error: &rusqlite::Error| Err(CommitError::Poisoned(shared.poison(what, error)));
+    let run =
+        |sql: &str| -> rusqlite::Result<()> { connection.prepare_cached(sql)?.raw_execute().map(|_| ()) };
+    let poisoned =
+        |what: &str, error: &rusqlite::Error| Err(CommitError::Poisoned(shared.poison(what, error)));
     let worked = run("BEGIN IMMEDIATE").and_then(|()| work(connection));
     let (error, in_doubt) = match worked {
         Err(error) => (error, false),
