@@ -100,6 +100,38 @@ pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection to the SQLite file waits for another one's lock before it gives up.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The page size of the SQLite file.
+pub const SQLITE_PAGE_BYTES: u64 = 8192;
+/// Cache of the writer's connection, in KiB: the pages of a commit of [`MAX_COMMIT_BYTES`] and its neighbours.
+pub const SQLITE_WRITER_CACHE_KIB: i64 = 16 << 10;
+/// Cache of each reading connection, in KiB. There are at most [`MAX_CONCURRENT_QUERIES`] of them and a few in the
+/// background.
+pub const SQLITE_READER_CACHE_KIB: i64 = 1 << 10;
+/// Beyond this size of the write-ahead log the committer copies it back itself and waits for readers, however long
+/// that takes: the background could not keep up.
+pub const MAX_WAL_BYTES: u64 = 64 << 20;
+/// How long such a checkpoint of the committer's waits for readers before it gives up for now.
+pub const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
+/// The background hands the rest of a checkpoint to the committer when at most this much was written meanwhile.
+pub const CHECKPOINT_REST_BYTES: u64 = 1 << 20;
+/// Rounds of a checkpoint in the background before the committer does the rest, however much it is.
+pub const CHECKPOINT_ROUNDS: u32 = 3;
+/// Counter deltas, one a commit, before they are folded into a snapshot.
+pub const MAX_COUNTER_DELTAS: u64 = 4096;
+/// Bytes of counter deltas before they are folded; or twice the snapshot's size, if that is more. So a fold costs each
+/// commit a constant share of what it writes anyway.
+pub const MIN_COUNTER_FOLD_BYTES: u64 = 64 << 10;
+/// A read transaction also ends when it has read this many bytes of rows.
+pub const READ_SLICE_BYTES: usize = 4 << 20;
+/// Threads that read the log when the index's tail is rebuilt.
+pub const MAX_RECOVERY_READERS: usize = 4;
+/// Rows that such a thread reads at a time.
+pub const RECOVERY_CHUNK_ROWS: u64 = 16 << 10;
+/// Rows that one INSERT adds to the log. Several at once spare SQLite the way to the log's end for each (measured: see
+/// `store::sqlite::insert`).
+pub const INSERT_ROWS: usize = 32;
+/// How long a commit waits for room in the index before it fails.
+pub const INDEX_WAIT: Duration = Duration::from_secs(10);
 
 // ---- the index ----
 
