@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
 use tempfile::TempDir;
 
@@ -36,7 +36,9 @@ impl Folder {
 
 /// A running server. Killed when dropped.
 pub(crate) struct Server {
-    child: Child,
+    process: u32,
+    /// Locked, so that a test can kill the server while its threads talk to it.
+    child: Mutex<Child>,
     address: SocketAddr,
     folder: Folder,
     settings: Vec<(String, String)>,
@@ -96,12 +98,17 @@ impl Server {
             panic!("the server did not start:\n{}", log.lock().expect("the log"));
         };
         Self {
-            child,
+            process: child.id(),
+            child: Mutex::new(child),
             address,
             folder,
             settings,
             log,
         }
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -127,9 +134,10 @@ impl Server {
     }
 
     /// Ends it with no chance to tidy up.
-    pub(crate) fn kill9(&mut self) {
-        self.child.kill().expect("the server runs");
-        self.child.wait().expect("the server ends");
+    pub(crate) fn kill9(&self) {
+        let mut child = self.child();
+        child.kill().expect("the server runs");
+        child.wait().expect("the server ends");
     }
 
     /// Starts it again on the same store, on whatever port is free.
@@ -141,23 +149,28 @@ impl Server {
 
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
         // The shell has `kill` built in; the program of that name is in a package that may be missing.
         let sent = Command::new("sh")
-            .args(["-c", &format!("kill -TERM {}", self.child.id())])
+            .args(["-c", &format!("kill -{name} {}", self.process)])
             .status()
             .expect("a shell");
         assert!(sent.success(), "the server is gone already:\n{}", self.log());
     }
 
     /// Waits for its end.
-    pub(crate) fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&self) -> ExitStatus {
         eventually("the server ends", || {
-            self.child.try_wait().expect("the server's status")
+            self.child().try_wait().expect("the server's status")
         })
     }
 
     /// Asks it to end, waits, and checks that it ended well.
-    pub(crate) fn stop(&mut self) {
+    pub(crate) fn stop(&self) {
         self.terminate();
         let status = self.ended();
         assert_eq!(
@@ -172,8 +185,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // Both fail when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
