@@ -111,7 +111,25 @@ pub const TIME_BLOCK_EVENTS: u64 = 1024;
 /// Most events in one segment; segments that would merge into a larger one stay as they are.
 pub const MAX_SEGMENT_EVENTS: u64 = 1 << 31;
 
+/// How long background work of the index waits before it tries again after a failure.
+pub const INDEX_RETRY: Duration = Duration::from_secs(1);
+
 // ---- logging ----
 
 /// Lines a second about dropped duplicates, and as many about conflicts; those left out are counted in a line.
 pub const OUTCOME_LOG_LINES_PER_SECOND: u32 = 5;
+
+// ---- the client side: the subcommands that talk to a server ----
+
+/// How long a connection to a server may take to be opened.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may take to answer a request of a subcommand; a query that waits has this on top of its wait.
+pub const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer that a subcommand reads, in bytes; a page has at most [`MAX_PAGE_BYTES`] of payload and one event more.
+pub const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Bound of the wait after a first failure; it doubles with each further one.
+pub const CLIENT_BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Largest bound of the wait between two attempts.
+pub const CLIENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
+/// Most connections that `publish`, `simulate` and `bench` open.
+pub const MAX_CLIENT_CONNECTIONS: usize = 4_096;
