@@ -1,7 +1,7 @@
 //! A server that is told to stop finishes what it has taken in, answers it, and ends with exit code 0.
 
 use crate::harness::{Event, Server, eventually};
-use std::{net::TcpStream, process::Command, thread};
+use std::{net::TcpStream, process::Command};
 
 #[test]
 fn sigterm_and_sigint_end_an_idle_server_well() {
@@ -28,8 +28,14 @@ fn a_request_whose_body_is_still_on_its_way_is_answered_before_the_end() {
     );
     let mut client = server.client();
     client.send_raw(&[head.as_bytes(), &body[..20]].concat()).unwrap();
-    // The server has read the head once it has answered a later connection's request.
-    server.client().get("/livez");
+    eventually("the server reads the body", || {
+        let metrics = server.client().get("/metrics");
+        let bodies = metrics
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix("oncelog_request_bodies_bytes "));
+        (bodies.expect("the gauge of request bodies") != "0").then_some(())
+    });
     server.terminate();
     eventually("the server stops listening", || {
         TcpStream::connect(server.address()).is_err().then_some(())
@@ -44,15 +50,19 @@ fn a_request_whose_body_is_still_on_its_way_is_answered_before_the_end() {
 #[test]
 fn a_query_that_waits_for_events_is_answered_at_once() {
     let server = Server::start();
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| server.client().get("/events?order=asc&wait=30"));
-        // It waits once the server has accepted its connection and counted it.
-        eventually("the query is there", || {
-            (server.client().get("/metrics").status == 200).then_some(())
-        });
-        server.terminate();
-        let _ = waiting.join().expect("the waiting reader");
-    });
+    let mut client = server.client();
+    // Two requests at once: when the first is answered, the second has arrived.
+    client
+        .send_raw(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\nGET /events?order=asc&wait=30 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    assert_eq!(client.receive().unwrap().status, 200);
+    server.terminate();
+    let page = client
+        .receive()
+        .expect("an answer before the connection is closed")
+        .ok();
+    assert_eq!(page["count"], 0);
+    assert!(page["next"].is_string());
     assert_eq!(server.ended().code(), Some(0), "{}", server.log());
 }
 
