@@ -171,3 +171,15 @@ pub const CLIENT_BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const CLIENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// Most connections that `publish`, `simulate` and `bench` open.
 pub const MAX_CLIENT_CONNECTIONS: usize = 4_096;
+/// Largest answer to a publish that `bench` reads, in bytes.
+pub const MAX_BENCH_ANSWER_BYTES: usize = 1 << 20;
+/// `bench` makes its requests ahead of the measurement when they fit into this many bytes, otherwise while it runs.
+pub const BENCH_AHEAD_BYTES: u64 = 2 << 30;
+/// Requests that `bench` keeps ready when it makes them while it runs.
+pub const BENCH_READY_REQUESTS: usize = 1_024;
+/// Events in a request of `publish`, `simulate` and `bench`.
+pub const MAX_CLIENT_BATCH_EVENTS: usize = 10_000;
+/// Bytes of events that `publish` puts into one request, unless a single event has more.
+pub const CLIENT_BATCH_BYTES: usize = 4 << 20;
+/// How long `publish` waits for more lines before it sends a request that is not full.
+pub const CLIENT_GATHER_WAIT: Duration = Duration::from_millis(100);
