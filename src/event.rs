@@ -4,15 +4,17 @@
 //! [`Event`] never checks it again. The texts of a batch are slices of the body as it came in. A leaf: it names only
 //! `limits`.
 
+mod decimal;
 mod fingerprint;
 mod identity;
+mod json;
 mod parse;
 mod timestamp;
 
 pub use fingerprint::{Fingerprint, PayloadError};
 pub use identity::{Identity, Key};
 pub use parse::{ParseError, ParseErrorKind, Shape, parse};
-pub use timestamp::{Instant, Timestamp, TimestampError};
+pub use timestamp::{Instant, Timestamp, TimestampError, format_micros};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -24,6 +26,16 @@ pub type Seq = u64;
 pub(crate) struct Span {
     start: u32,
     end: u32,
+}
+
+impl Span {
+    /// From byte `start` up to, not including, byte `end`. Bodies are bounded far below the four gigabytes that fit.
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        Self {
+            start: start as u32,
+            end: end as u32,
+        }
+    }
 }
 
 /// One event of a batch, as places in the batch's text.
