@@ -4,7 +4,6 @@
 //! [`Event`] never checks it again. The texts of a batch are slices of the body as it came in. A leaf: it names only
 //! `limits`.
 
-mod check;
 mod decimal;
 mod fingerprint;
 mod identity;
@@ -12,8 +11,6 @@ mod json;
 mod parse;
 mod timestamp;
 
-#[doc(hidden)]
-pub use check::check_any_body;
 pub use fingerprint::{Fingerprint, PayloadError};
 pub use identity::{Identity, Key};
 pub use parse::{ParseError, ParseErrorKind, Shape, parse};

@@ -4,4 +4,7 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|body: &[u8]| oncelog::event::check_any_body(body));
+#[path = "../checks/publish_body.rs"]
+mod publish_body;
+
+libfuzzer_sys::fuzz_target!(|body: &[u8]| publish_body::check(body));

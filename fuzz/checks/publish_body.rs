@@ -1,11 +1,11 @@
-//! What has to hold for every body, valid or not: shared by the fuzz target and the test that replays its corpus.
+//! What has to hold for every publish body, valid or not. Shared by the fuzz target and the test that replays its
+//! corpus.
 
-use super::{Batch, Fingerprint, Identity, ParseErrorKind, Shape, Timestamp, parse};
+use oncelog::event::{Batch, Fingerprint, Identity, ParseErrorKind, Shape, Timestamp, parse};
 use serde::de::IgnoredAny;
 
-/// Parses a body in every shape and panics when the result breaks a promise of [`parse`]. For tests only.
-#[allow(clippy::panic, reason = "a fuzz target reports by panicking")]
-pub fn check_any_body(body: &[u8]) {
+/// Parses a body in every shape and panics when the result breaks a promise of [`parse`].
+pub(crate) fn check(body: &[u8]) {
     const IDENTITY: Identity = Identity {
         store: 1,
         secret: [7; 16],
