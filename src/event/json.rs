@@ -1,14 +1,14 @@
 //! A scanner over one JSON text, for the two places that read every byte of a publish body: events and payloads.
 //!
 //! It hands out slices of the text and allocates nothing. It accepts exactly what RFC 8259 calls JSON; that it agrees
-//! with serde_json is tested. What is wrong is a [`Fault`]: whoever asked turns it into an error for the sender.
+//! with `serde_json` is tested. What is wrong is a [`Fault`]: whoever asked turns it into an error for the sender.
 
 use std::fmt::Write;
 
 /// Why scanning stopped.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The text is not JSON. Where and why is found out by serde_json, whose messages people know.
+    /// The text is not JSON. Where and why is found out by `serde_json`, whose messages people know.
     Syntax,
     /// It is JSON, but breaks a rule.
     Invalid(Box<Violation>),
