@@ -129,7 +129,10 @@ impl Server {
         tracing::info!("stopping: finishing the requests in work");
         drop(listener);
         stop.send_replace(true);
-        if tokio::time::timeout(self.timeouts.shutdown, connections.ended()).await.is_err() {
+        if tokio::time::timeout(self.timeouts.shutdown, connections.ended())
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 connections = connections.open(),
                 "some requests did not end in time; closing their connections"
@@ -268,7 +271,10 @@ struct Failures {
 
 impl Failures {
     fn log(&mut self, error: &io::Error) {
-        if self.logged.is_some_and(|logged| logged.elapsed() < Duration::from_secs(1)) {
+        if self
+            .logged
+            .is_some_and(|logged| logged.elapsed() < Duration::from_secs(1))
+        {
             self.silent += 1;
             return;
         }

@@ -134,7 +134,10 @@ impl Data {
         poll_fn(|context| self.poll_chunk(context)).await
     }
 
-    fn poll_chunk(&mut self, context: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, axum::Error>>> {
+    fn poll_chunk(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Bytes, axum::Error>>> {
         loop {
             match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 // Trailers say nothing that is needed here.
