@@ -3,6 +3,9 @@
 //! [`serve`] is the only way in. When its shutdown future ends, it takes no more connections, answers what it has
 //! taken in, lets the committer finish, and returns; all within a bounded time, whatever clients do.
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     committer,
     config::Config,
