@@ -1,1 +1,179 @@
-//! committer
+//! The committer: one thread that groups what is queued into commits, answers each request, and wakes readers.
+//!
+//! Group commit without a timer: it takes whatever arrived while the last commit ran, up to a bound, and commits it as
+//! one transaction. Latency is one sync when idle, and throughput grows with load by itself. A request is answered
+//! after its commit, never before; a failed commit is answered to every request in it and leaves no trace. While the
+//! store cannot commit, it is tried again without traffic, so that it recovers by itself.
+
+mod report;
+
+use crate::{
+    event::Batch,
+    health::{Health, Trouble},
+    ingest::{Message, Next, Queue, Submission, SubmitError},
+    limits::{MAX_COMMIT_BYTES, MAX_COMMIT_EVENTS, PROBE_INTERVAL},
+    store::{CommitError, Store, Writer},
+    wakeup::Wakeup,
+};
+use report::OutcomeReport;
+use std::{sync::Arc, thread::JoinHandle};
+
+/// Starts the committer's thread. It ends after [`crate::ingest::Ingest::stop`], with everything that was queued
+/// answered and the store closed.
+///
+/// # Errors
+/// When the operating system gives no thread.
+pub fn spawn(
+    writer: Box<dyn Writer>,
+    store: Arc<dyn Store>,
+    queue: Queue,
+    wakeup: Wakeup,
+    health: Health,
+) -> std::io::Result<JoinHandle<()>> {
+    health.set_committer_running(true);
+    let committer = Committer {
+        writer,
+        store,
+        wakeup,
+        health: health.clone(),
+        report: OutcomeReport::default(),
+    };
+    std::thread::Builder::new()
+        .name("committer".into())
+        .spawn(move || {
+            // Also when the thread panics.
+            let _running = Running(health);
+            committer.run(&queue);
+        })
+}
+
+struct Running(Health);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.set_committer_running(false);
+    }
+}
+
+struct Committer {
+    writer: Box<dyn Writer>,
+    store: Arc<dyn Store>,
+    wakeup: Wakeup,
+    health: Health,
+    report: OutcomeReport,
+}
+
+/// What is taken out of the queue for one turn.
+#[derive(Default)]
+struct Turn {
+    submissions: Vec<Submission>,
+    events: usize,
+    bytes: usize,
+    maintain: bool,
+    stop: bool,
+}
+
+impl Turn {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Publish(submission) => {
+                self.events += submission.batch.len();
+                self.bytes += submission.batch.bytes();
+                self.submissions.push(submission);
+            }
+            Message::Maintain => self.maintain = true,
+            Message::Stop => self.stop = true,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.stop || self.events >= MAX_COMMIT_EVENTS || self.bytes >= MAX_COMMIT_BYTES
+    }
+}
+
+impl Committer {
+    fn run(mut self, queue: &Queue) {
+        loop {
+            let trouble = self.health.trouble();
+            let timeout = trouble
+                .filter(|trouble| !trouble.needs_restart)
+                .map(|_| PROBE_INTERVAL);
+            let mut turn = Turn::default();
+            match queue.next(timeout.or_else(|| self.report.pending())) {
+                Next::Message(message) => turn.take(message),
+                Next::TimedOut => {
+                    self.report.flush();
+                    if timeout.is_some() {
+                        let result = self.writer.probe();
+                        self.note(&result);
+                    }
+                    continue;
+                }
+            }
+            while !turn.is_full() {
+                match queue.ready() {
+                    Some(message) => turn.take(message),
+                    None => break,
+                }
+            }
+            if !turn.submissions.is_empty() {
+                self.commit(turn.submissions);
+            } else if turn.maintain {
+                let result = self.writer.maintain();
+                self.note(&result);
+            }
+            if turn.stop {
+                break;
+            }
+        }
+        self.report.flush();
+        if let Err(error) = self.writer.close() {
+            tracing::error!(%error, "the store was not closed tidily; it is put right at the next start");
+        }
+    }
+
+    fn commit(&mut self, submissions: Vec<Submission>) {
+        let batches: Vec<&Batch> = submissions.iter().map(|submission| &submission.batch).collect();
+        let result = self.writer.commit(&batches);
+        match result {
+            Ok(outcomes) => {
+                self.report.note(&batches, &outcomes);
+                for (submission, outcome) in submissions.into_iter().zip(outcomes) {
+                    submission.answer(Ok(outcome));
+                }
+                self.wakeup.announce(self.store.high_watermark());
+                // The answers are out; what is left to do delays the next commit only.
+                let maintained = self.writer.maintain();
+                self.note(&maintained);
+            }
+            Err(error) => {
+                self.note(&Err(&error));
+                for submission in submissions {
+                    submission.answer(Err(SubmitError::Store(error.to_string())));
+                }
+            }
+        }
+    }
+
+    /// Tells health what a call to the writer showed; logs when that is news.
+    fn note<E: std::borrow::Borrow<CommitError>>(&self, result: &Result<(), E>) {
+        let trouble = result.as_ref().err().map(|error| match error.borrow() {
+            CommitError::Unavailable(reason) => Trouble {
+                reason: reason.clone(),
+                needs_restart: false,
+            },
+            CommitError::Poisoned(reason) => Trouble {
+                reason: reason.clone(),
+                needs_restart: true,
+            },
+        });
+        let before = self.health.set_trouble(trouble.clone());
+        if before == trouble {
+            return;
+        }
+        match trouble {
+            Some(trouble) => tracing::error!(reason = trouble.reason, "the store cannot commit"),
+            None => tracing::info!("the store commits again"),
+        }
+    }
+}

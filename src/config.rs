@@ -1,1 +1,147 @@
-//! config
+//! Settings: flags, environment, a `.env` file and a TOML file become one validated [`Config`].
+//!
+//! [`Arguments`] is what the command line said; [`Config`] is what the program may rely on, and nothing else makes one
+//! outside of tests. The first source that sets a setting wins: flag, environment, `.env`, TOML, default. A wrong
+//! value is an error that names the setting, where it was set, the value and what is allowed.
+
+mod settings;
+mod sources;
+
+pub use settings::{Arguments, SETTINGS, Setting, StoreArguments};
+pub use sources::{Environment, Source};
+
+use crate::limits::MAX_QUEUE_EVENTS;
+use sources::Sources;
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+/// Valid settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Log lines of this level and above are written (`LOG_LEVEL`).
+    pub log_level: tracing::Level,
+    /// What a log line looks like (`LOG_FORMAT`).
+    pub log_format: LogFormat,
+    /// The address to listen on, an IP address or a host name (`HOST`).
+    pub host: String,
+    /// The port to listen on; 0 takes any free one (`PORT`).
+    pub port: u16,
+    /// The file of the embedded store (`DATABASE_PATH`).
+    pub database_path: PathBuf,
+    /// Events that may wait for a commit at once, from 1 to [`MAX_QUEUE_EVENTS`] (`QUEUE_MAX_SIZE`).
+    pub queue_max_size: usize,
+}
+
+/// What a log line looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people: time, level, message, fields.
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// Why there is no valid [`Config`]. The message says what was wrong, where it was set, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value that is not allowed.
+    #[error("{source_name} is \"{value}\"; allowed: {allowed}")]
+    Value {
+        /// Where the value was set, which names the setting.
+        source_name: Source,
+        /// The value as it was set.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A setting that this version knows but cannot act on.
+    #[error(
+        "{source_name} is set, but this version has only the embedded store and no broker: unset it{instead}"
+    )]
+    NotInThisVersion {
+        /// Where the value was set, which names the setting.
+        source_name: Source,
+        /// What to use in its place; may be empty.
+        instead: &'static str,
+    },
+    /// A file with settings that cannot be used.
+    #[error("{file}: {problem}")]
+    File {
+        /// The file's path as it was named.
+        file: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the settings of this process: its environment, and the files in its working folder.
+    pub fn load(arguments: &Arguments) -> Result<Self, ConfigError> {
+        Self::load_from(arguments, &Environment::of_process(), Path::new(""))
+    }
+
+    /// Reads and checks the settings, with this environment and working folder.
+    pub fn load_from(
+        arguments: &Arguments,
+        environment: &Environment,
+        folder: &Path,
+    ) -> Result<Self, ConfigError> {
+        let sources = Sources::read(arguments, environment, folder)?;
+        reject(
+            &sources,
+            "DATABASE_URL",
+            " (DATABASE_PATH names the file of the store)",
+        )?;
+        reject(&sources, "BROKER_URL", "")?;
+        Ok(Self {
+            log_level: sources.value("LOG_LEVEL", log_level)?,
+            log_format: sources.value("LOG_FORMAT", log_format)?,
+            host: sources.value("HOST", host)?,
+            port: sources.value("PORT", |text| text.parse().ok())?,
+            database_path: sources.value("DATABASE_PATH", |text| {
+                (!text.is_empty()).then(|| PathBuf::from(text))
+            })?,
+            queue_max_size: sources.value("QUEUE_MAX_SIZE", |text| {
+                text.parse()
+                    .ok()
+                    .filter(|events| (1..=MAX_QUEUE_EVENTS).contains(events))
+            })?,
+        })
+    }
+}
+
+fn reject(sources: &Sources, name: &str, instead: &'static str) -> Result<(), ConfigError> {
+    match sources.find(name) {
+        Some((source_name, _)) => Err(ConfigError::NotInThisVersion { source_name, instead }),
+        None => Ok(()),
+    }
+}
+
+fn log_level(text: &str) -> Option<tracing::Level> {
+    match text.to_ascii_uppercase().as_str() {
+        "ERROR" => Some(tracing::Level::ERROR),
+        "WARN" | "WARNING" => Some(tracing::Level::WARN),
+        "INFO" => Some(tracing::Level::INFO),
+        "DEBUG" => Some(tracing::Level::DEBUG),
+        "TRACE" => Some(tracing::Level::TRACE),
+        _ => None,
+    }
+}
+
+fn log_format(text: &str) -> Option<LogFormat> {
+    match text.to_ascii_lowercase().as_str() {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    }
+}
+
+fn host(text: &str) -> Option<String> {
+    let is_name = !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
+    (is_name || text.parse::<IpAddr>().is_ok()).then(|| text.to_owned())
+}

@@ -14,9 +14,12 @@
 //! | [`index`] | finds ids, topics and times in the log; knows nothing of SQL or HTTP |
 //! | [`wakeup`], [`health`] | what the committer tells the rest |
 //! | [`cli`] | one file a subcommand |
+//! | [`client`] | the HTTP client of the subcommands |
+//! | [`logging`] | log lines to standard error |
 //! | [`limits`] | every bound |
 
 pub mod cli;
+pub mod client;
 pub mod committer;
 pub mod config;
 pub mod event;
@@ -25,6 +28,7 @@ pub mod http;
 pub mod index;
 pub mod ingest;
 pub mod limits;
+pub mod logging;
 pub mod server;
 pub mod store;
 pub mod wakeup;

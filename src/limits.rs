@@ -100,6 +100,38 @@ pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection to the SQLite file waits for another one's lock before it gives up.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The page size of the SQLite file.
+pub const SQLITE_PAGE_BYTES: u64 = 8192;
+/// Cache of the writer's connection, in KiB: the pages of a commit of [`MAX_COMMIT_BYTES`] and its neighbours.
+pub const SQLITE_WRITER_CACHE_KIB: i64 = 16 << 10;
+/// Cache of each reading connection, in KiB. There are at most [`MAX_CONCURRENT_QUERIES`] of them and a few in the
+/// background.
+pub const SQLITE_READER_CACHE_KIB: i64 = 1 << 10;
+/// Beyond this size of the write-ahead log the committer copies it back itself and waits for readers, however long
+/// that takes: the background could not keep up.
+pub const MAX_WAL_BYTES: u64 = 64 << 20;
+/// How long such a checkpoint of the committer's waits for readers before it gives up for now.
+pub const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
+/// The background hands the rest of a checkpoint to the committer when at most this much was written meanwhile.
+pub const CHECKPOINT_REST_BYTES: u64 = 1 << 20;
+/// Rounds of a checkpoint in the background before the committer does the rest, however much it is.
+pub const CHECKPOINT_ROUNDS: u32 = 3;
+/// Counter deltas, one a commit, before they are folded into a snapshot.
+pub const MAX_COUNTER_DELTAS: u64 = 4096;
+/// Bytes of counter deltas before they are folded; or twice the snapshot's size, if that is more. So a fold costs each
+/// commit a constant share of what it writes anyway.
+pub const MIN_COUNTER_FOLD_BYTES: u64 = 64 << 10;
+/// A read transaction also ends when it has read this many bytes of rows.
+pub const READ_SLICE_BYTES: usize = 4 << 20;
+/// Threads that read the log when the index's tail is rebuilt.
+pub const MAX_RECOVERY_READERS: usize = 4;
+/// Rows that such a thread reads at a time.
+pub const RECOVERY_CHUNK_ROWS: u64 = 16 << 10;
+/// Rows that one INSERT adds to the log. Several at once spare SQLite the way to the log's end for each (measured: see
+/// `store::sqlite::insert`).
+pub const INSERT_ROWS: usize = 32;
+/// How long a commit waits for room in the index before it fails.
+pub const INDEX_WAIT: Duration = Duration::from_secs(10);
 
 // ---- the index ----
 
@@ -117,7 +149,37 @@ pub const TIME_BLOCK_EVENTS: u64 = 1024;
 /// Most events in one segment; segments that would merge into a larger one stay as they are.
 pub const MAX_SEGMENT_EVENTS: u64 = 1 << 31;
 
+/// How long background work of the index waits before it tries again after a failure.
+pub const INDEX_RETRY: Duration = Duration::from_secs(1);
+
 // ---- logging ----
 
 /// Lines a second about dropped duplicates, and as many about conflicts; those left out are counted in a line.
 pub const OUTCOME_LOG_LINES_PER_SECOND: u32 = 5;
+
+// ---- the client side: the subcommands that talk to a server ----
+
+/// How long a connection to a server may take to be opened.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may take to answer a request of a subcommand; a query that waits has this on top of its wait.
+pub const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer that a subcommand reads, in bytes; a page has at most [`MAX_PAGE_BYTES`] of payload and one event more.
+pub const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Bound of the wait after a first failure; it doubles with each further one.
+pub const CLIENT_BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Largest bound of the wait between two attempts.
+pub const CLIENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
+/// Most connections that `publish`, `simulate` and `bench` open.
+pub const MAX_CLIENT_CONNECTIONS: usize = 4_096;
+/// Largest answer to a publish that `bench` reads, in bytes.
+pub const MAX_BENCH_ANSWER_BYTES: usize = 1 << 20;
+/// `bench` makes its requests ahead of the measurement when they fit into this many bytes, otherwise while it runs.
+pub const BENCH_AHEAD_BYTES: u64 = 2 << 30;
+/// Requests that `bench` keeps ready when it makes them while it runs.
+pub const BENCH_READY_REQUESTS: usize = 1_024;
+/// Events in a request of `publish`, `simulate` and `bench`.
+pub const MAX_CLIENT_BATCH_EVENTS: usize = 10_000;
+/// Bytes of events that `publish` puts into one request, unless a single event has more.
+pub const CLIENT_BATCH_BYTES: usize = 4 << 20;
+/// How long `publish` waits for more lines before it sends a request that is not full.
+pub const CLIENT_GATHER_WAIT: Duration = Duration::from_millis(100);

@@ -1,0 +1,310 @@
+//! The HTTP client of the subcommands: one keep-alive connection to one server.
+//!
+//! A [`Client`] opens its connection when it is first needed and again when it was lost. It never sends a request
+//! twice by itself, unless none of it left: whether to try again is the caller's decision ([`Backoff`] says when).
+//! Every wait has a bound, and every error says what to do about it.
+
+mod backoff;
+mod base_url;
+
+pub use backoff::Backoff;
+pub use base_url::BaseUrl;
+
+use crate::limits::{CLIENT_CONNECT_TIMEOUT, MAX_ANSWER_BYTES};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    client::conn::http1::{SendRequest, handshake},
+    header::{ACCEPT, CONTENT_TYPE, HOST, RETRY_AFTER},
+};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use std::{io, time::Duration};
+use tokio::{net::TcpStream, time::timeout};
+
+/// A connection to one server.
+pub struct Client {
+    base: BaseUrl,
+    timeout: Duration,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// What `Retry-After` asks for.
+    pub retry_after: Option<Duration>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Why there is no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No connection could be opened.
+    #[error("cannot reach {url}: {reason}; is the server running, and is --url right?")]
+    Unreachable {
+        /// The base URL.
+        url: BaseUrl,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// The connection broke before the answer was there; the server may have done what was asked.
+    #[error("{url} broke the connection before it had answered: {reason}")]
+    Broken {
+        /// The base URL.
+        url: BaseUrl,
+        /// What happened.
+        reason: String,
+    },
+    /// No answer came in time; the server may have done what was asked, or may still do it.
+    #[error("{url} did not answer within {} s", waited.as_secs_f32())]
+    TimedOut {
+        /// The base URL.
+        url: BaseUrl,
+        /// How long it had.
+        waited: Duration,
+    },
+    /// The server answered with an error.
+    #[error("{url} answered {status}: {detail}")]
+    Refused {
+        /// The base URL.
+        url: BaseUrl,
+        /// The status.
+        status: StatusCode,
+        /// What the server says about it.
+        detail: String,
+    },
+    /// The answer is not what this program understands.
+    #[error("{url} gave an answer that is not oncelog's ({reason}); is --url right?")]
+    NotOurs {
+        /// The base URL.
+        url: BaseUrl,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the same request may well succeed later.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
+            Self::Refused { status, .. } => is_passing(*status),
+            Self::NotOurs { .. } => false,
+        }
+    }
+}
+
+/// Whether a request that was answered like this may well succeed later.
+pub fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+        )
+}
+
+impl Client {
+    /// A client of the server at `base` that gives each request `timeout` to be answered.
+    pub fn new(base: BaseUrl, timeout: Duration) -> Self {
+        Self {
+            base,
+            timeout,
+            connection: None,
+        }
+    }
+
+    /// The server's base URL.
+    pub fn base(&self) -> &BaseUrl {
+        &self.base
+    }
+
+    /// Gets what stands at `path`, which begins with `/` and may have a query. When a connection that had been kept
+    /// open breaks, it asks once more on a new one: reading changes nothing.
+    pub async fn get(&mut self, path: &str) -> Result<Answer, ClientError> {
+        let was_open = self.connection.is_some();
+        match self.send(Method::GET, path, None).await {
+            Err(ClientError::Broken { .. }) if was_open => self.send(Method::GET, path, None).await,
+            answer => answer,
+        }
+    }
+
+    /// Posts JSON to `path`.
+    pub async fn post(&mut self, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    async fn send(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<Answer, ClientError> {
+        let answer = timeout(self.timeout, self.exchange(method, path, body)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            Err(ClientError::TimedOut {
+                url: self.base.clone(),
+                waited: self.timeout,
+            })
+        });
+        if answer.is_err() {
+            self.connection = None;
+        }
+        answer
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Answer, ClientError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(self.base.path(path))
+            .header(HOST, self.base.authority())
+            .header(ACCEPT, "application/json");
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(|error| self.not_ours(error.to_string()))?;
+
+        let mut connection = self.ready_connection().await?;
+        let response = match connection.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut failed) => match failed.take_message() {
+                // The server had closed the connection and nothing was sent.
+                Some(request) => {
+                    connection = self.connect().await?;
+                    connection
+                        .send_request(request)
+                        .await
+                        .map_err(|error| self.broken(&error))?
+                }
+                None => return Err(self.broken(failed.error())),
+            },
+        };
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|error| self.broken(error.as_ref()))?
+            .to_bytes();
+        self.connection = Some(connection);
+        Ok(Answer {
+            status,
+            retry_after,
+            body,
+        })
+    }
+
+    async fn ready_connection(&mut self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        if let Some(mut connection) = self.connection.take()
+            && connection.ready().await.is_ok()
+        {
+            return Ok(connection);
+        }
+        self.connect().await
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        let stream = self.base.connect().await?;
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(&error))?;
+        // The task ends with the connection; its error reaches the request that is waiting on it.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    fn broken(&self, error: &dyn std::error::Error) -> ClientError {
+        ClientError::Broken {
+            url: self.base.clone(),
+            reason: error
+                .source()
+                .map_or_else(|| error.to_string(), ToString::to_string),
+        }
+    }
+
+    /// What is said of an answer that this program does not understand.
+    pub fn not_ours(&self, reason: String) -> ClientError {
+        ClientError::NotOurs {
+            url: self.base.clone(),
+            reason,
+        }
+    }
+
+    /// The answer's body as `T`, or what went wrong when its status is not a success.
+    pub fn read<'a, T: Deserialize<'a>>(&self, answer: &'a Answer) -> Result<T, ClientError> {
+        if !answer.status.is_success() {
+            return Err(ClientError::Refused {
+                url: self.base.clone(),
+                status: answer.status,
+                detail: answer.detail(),
+            });
+        }
+        self.parse(&answer.body)
+    }
+
+    /// JSON of the server as `T`.
+    pub fn parse<'a, T: Deserialize<'a>>(&self, json: &'a [u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(json).map_err(|error| self.not_ours(error.to_string()))
+    }
+}
+
+impl Answer {
+    /// What an answer with an error says about it: the `detail` of the problem, or the start of the body.
+    pub fn detail(&self) -> String {
+        #[derive(Deserialize)]
+        struct Problem {
+            detail: Option<String>,
+            title: Option<String>,
+        }
+        const SHOWN_CHARS: usize = 200;
+        serde_json::from_slice::<Problem>(&self.body)
+            .ok()
+            .and_then(|problem| problem.detail.or(problem.title))
+            .unwrap_or_else(|| {
+                String::from_utf8_lossy(&self.body)
+                    .chars()
+                    .take(SHOWN_CHARS)
+                    .collect()
+            })
+    }
+}
+
+impl BaseUrl {
+    /// Opens a connection to the server.
+    pub async fn connect(&self) -> Result<TcpStream, ClientError> {
+        let unreachable = |reason: String| ClientError::Unreachable {
+            url: self.clone(),
+            reason,
+        };
+        let stream = timeout(
+            CLIENT_CONNECT_TIMEOUT,
+            TcpStream::connect((self.host(), self.port())),
+        )
+        .await
+        .map_err(|_| unreachable(format!("no answer within {} s", CLIENT_CONNECT_TIMEOUT.as_secs())))?
+        .map_err(|error| unreachable(connect_problem(&error)))?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| unreachable(error.to_string()))?;
+        Ok(stream)
+    }
+}
+
+fn connect_problem(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        _ => error.to_string(),
+    }
+}

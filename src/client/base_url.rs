@@ -1,0 +1,101 @@
+//! Where a server is: the value of `--url`.
+
+use hyper::Uri;
+use std::{fmt, str::FromStr};
+
+/// An `http://` URL without query, such as `http://127.0.0.1:8080`. A path is put before every request's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl {
+    host: String,
+    port: u16,
+    authority: String,
+    prefix: String,
+}
+
+impl BaseUrl {
+    /// The host's name or address, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Host and port as the `Host` header shows them.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// A request's target: `path` behind the URL's own path.
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "http://{}{}", self.authority, self.prefix)
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXAMPLE: &str = "expected something like http://127.0.0.1:8080";
+        let uri: Uri = text.parse().map_err(|error| format!("{error}; {EXAMPLE}"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(
+                    "https is not spoken by this version; use http, or a local proxy for TLS".to_owned(),
+                );
+            }
+            _ => return Err(format!("not an http:// URL; {EXAMPLE}")),
+        }
+        let authority = uri.authority().ok_or(EXAMPLE)?;
+        if authority.as_str().contains('@') {
+            return Err("a user name in the URL is not supported".to_owned());
+        }
+        if uri.query().is_some() {
+            return Err("a query in the URL is not supported".to_owned());
+        }
+        Ok(Self {
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            authority: authority.to_string(),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_apart() {
+        let url: BaseUrl = "http://[::1]:9000/logs/".parse().unwrap();
+        assert_eq!((url.host(), url.port()), ("::1", 9000));
+        assert_eq!(url.path("/stats"), "/logs/stats");
+        assert_eq!(url.to_string(), "http://[::1]:9000/logs");
+        let url: BaseUrl = "http://example.org".parse().unwrap();
+        assert_eq!((url.port(), url.path("/stats").as_str()), (80, "/stats"));
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_used_says_why() {
+        for (text, part) in [
+            ("https://example.org", "https is not spoken"),
+            ("example.org:80", "not an http:// URL"),
+            ("http://user@example.org", "user name"),
+            ("http://example.org/?a=b", "query"),
+            ("", "expected something like"),
+        ] {
+            let problem = text.parse::<BaseUrl>().unwrap_err();
+            assert!(problem.contains(part), "{text}: {problem}");
+        }
+    }
+}

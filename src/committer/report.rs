@@ -1,0 +1,103 @@
+//! Log lines about dropped duplicates and conflicts, a few a second, with a line that counts those left out.
+//!
+//! A third of all events being duplicates is an ordinary day; the log must tell of it without drowning in it.
+
+use crate::{
+    event::{Batch, Event, Outcome},
+    limits::OUTCOME_LOG_LINES_PER_SECOND,
+    store::{BatchOutcome, Placed},
+};
+use std::time::{Duration, Instant};
+
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// What was written and left out in the current second.
+#[derive(Default)]
+pub(super) struct OutcomeReport {
+    since: Option<Instant>,
+    duplicates: Lines,
+    conflicts: Lines,
+}
+
+#[derive(Default)]
+struct Lines {
+    written: u32,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Whether one more line may be written; counts it either way.
+    fn admit(&mut self) -> bool {
+        if self.written < OUTCOME_LOG_LINES_PER_SECOND {
+            self.written += 1;
+            return true;
+        }
+        self.left_out += 1;
+        false
+    }
+}
+
+impl OutcomeReport {
+    /// Writes lines for the duplicates and conflicts of a commit.
+    pub(super) fn note(&mut self, batches: &[&Batch], outcomes: &[BatchOutcome]) {
+        if self.since.is_some_and(|since| since.elapsed() >= WINDOW) {
+            self.flush();
+        }
+        for (batch, outcome) in batches.iter().zip(outcomes) {
+            let BatchOutcome::Committed(placed) = outcome else {
+                continue;
+            };
+            for (event, placed) in batch.events().zip(placed) {
+                self.note_event(&event, placed);
+            }
+        }
+    }
+
+    /// How long until lines that were left out should be counted in a line of their own; `None` if there are none.
+    pub(super) fn pending(&self) -> Option<Duration> {
+        let left_out = self.duplicates.left_out + self.conflicts.left_out > 0;
+        self.since
+            .filter(|_| left_out)
+            .map(|since| WINDOW.saturating_sub(since.elapsed()))
+    }
+
+    /// Counts what was left out in a line and begins a new second.
+    pub(super) fn flush(&mut self) {
+        if self.duplicates.left_out > 0 {
+            tracing::warn!(
+                "Duplicates dropped: {} more, not listed",
+                self.duplicates.left_out
+            );
+        }
+        if self.conflicts.left_out > 0 {
+            tracing::warn!("Conflicts: {} more, not listed", self.conflicts.left_out);
+        }
+        *self = Self::default();
+    }
+
+    fn note_event(&mut self, event: &Event<'_>, placed: &Placed) {
+        let Event {
+            topic,
+            event_id,
+            source,
+            ..
+        } = event;
+        match placed.outcome {
+            Outcome::Stored => return,
+            Outcome::Duplicate => {
+                if self.duplicates.admit() {
+                    tracing::warn!("Duplicate dropped: topic={topic} event_id={event_id} source={source}");
+                }
+            }
+            Outcome::Conflict => {
+                if self.conflicts.admit() {
+                    tracing::warn!(
+                        first_seq = placed.seq,
+                        "Conflict: topic={topic} event_id={event_id} source={source} came with another payload; the first one stays"
+                    );
+                }
+            }
+        }
+        self.since.get_or_insert_with(Instant::now);
+    }
+}

@@ -1,0 +1,215 @@
+//! The one table of settings, and the command-line flags that follow from it.
+
+use clap::{Arg, ArgMatches, Command};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// A setting as people see it. Its key in a TOML file follows from its name.
+#[derive(Debug)]
+pub struct Setting {
+    /// The name of the environment variable, such as `DATABASE_PATH`.
+    pub name: &'static str,
+    /// The command-line flag without its dashes, such as `database-path`.
+    pub flag: &'static str,
+    /// What it is when nothing sets it.
+    pub default: Option<&'static str>,
+    /// What it is for.
+    pub help: &'static str,
+    /// Which values it may have.
+    pub allowed: &'static str,
+    value_name: &'static str,
+}
+
+/// Every setting.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "LOG_LEVEL",
+        flag: "log-level",
+        default: Some("INFO"),
+        help: "Write log lines of this level and above",
+        allowed: "ERROR, WARN (or WARNING), INFO, DEBUG, TRACE",
+        value_name: "LEVEL",
+    },
+    Setting {
+        name: "LOG_FORMAT",
+        flag: "log-format",
+        default: Some("text"),
+        help: "What a log line on standard error looks like",
+        allowed: "text, json",
+        value_name: "FORMAT",
+    },
+    Setting {
+        name: "HOST",
+        flag: "host",
+        default: Some("127.0.0.1"),
+        help: "Listen on this address; 0.0.0.0 or :: for all",
+        allowed: "an IP address or a host name, without a port",
+        value_name: "HOST",
+    },
+    Setting {
+        name: "PORT",
+        flag: "port",
+        default: Some("8080"),
+        help: "Listen on this port",
+        allowed: "a whole number from 0 to 65535 (0 takes any free port)",
+        value_name: "PORT",
+    },
+    Setting {
+        name: "DATABASE_PATH",
+        flag: "database-path",
+        default: Some("data/dedup.db"),
+        help: "The SQLite file of the store; missing folders are made",
+        allowed: "the path of a file",
+        value_name: "FILE",
+    },
+    Setting {
+        name: "DATABASE_URL",
+        flag: "database-url",
+        default: None,
+        help: "A PostgreSQL server in place of the file; not in this version",
+        allowed: "nothing, in this version",
+        value_name: "URL",
+    },
+    Setting {
+        name: "BROKER_URL",
+        flag: "broker-url",
+        default: None,
+        help: "A Redis server that takes events in; not in this version",
+        allowed: "nothing, in this version",
+        value_name: "URL",
+    },
+    Setting {
+        name: "QUEUE_MAX_SIZE",
+        flag: "queue-max-size",
+        default: Some("10000"),
+        help: "Events that may wait for a commit at once; a request with more is refused",
+        allowed: "a whole number from 1 to 1000000",
+        value_name: "EVENTS",
+    },
+];
+
+/// The settings that commands on the files of a store take.
+const STORE_SETTINGS: &[&str] = &["DATABASE_PATH"];
+
+const ENV_FILE: &str = "env-file";
+const CONFIG_FILE: &str = "config";
+
+impl Setting {
+    /// The key in a TOML file, such as `database_path`.
+    pub fn key(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+
+    fn argument(&self) -> Arg {
+        let default = self
+            .default
+            .map(|text| format!(" [default: {text}]"))
+            .unwrap_or_default();
+        Arg::new(self.name)
+            .long(self.flag)
+            .value_name(self.value_name)
+            .help(format!("{} [env: {}]{default}", self.help, self.name))
+            .long_help(format!(
+                "{}\n\nAllowed: {}\n[env: {}]{default}",
+                self.help, self.allowed, self.name
+            ))
+            .allow_negative_numbers(true)
+            .help_heading("Settings")
+    }
+}
+
+/// What the command line said about settings; not checked yet. As a group of clap arguments it is every setting's
+/// flag, `--env-file` and `--config`.
+#[derive(Clone, Debug, Default)]
+pub struct Arguments {
+    /// Values of flags, by the setting's name.
+    pub values: BTreeMap<&'static str, String>,
+    /// `--env-file`: this file in place of `.env`.
+    pub env_file: Option<PathBuf>,
+    /// `--config`: the TOML file.
+    pub config_file: Option<PathBuf>,
+}
+
+/// The part of [`Arguments`] that tells where a store is.
+#[derive(Clone, Debug, Default)]
+pub struct StoreArguments(pub Arguments);
+
+impl Arguments {
+    fn augment(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
+        settings
+            .fold(command, |command, setting| command.arg(setting.argument()))
+            .arg(
+                Arg::new(ENV_FILE)
+                    .long(ENV_FILE)
+                    .value_name("FILE")
+                    .value_parser(clap::value_parser!(PathBuf))
+                    .help("Read environment variables from this file [default: .env, if there is one]")
+                    .help_heading("Settings"),
+            )
+            .arg(
+                Arg::new(CONFIG_FILE)
+                    .long(CONFIG_FILE)
+                    .value_name("FILE")
+                    .value_parser(clap::value_parser!(PathBuf))
+                    .help("Read settings from this TOML file; keys are the names in lower case [env: ONCELOG_CONFIG]")
+                    .help_heading("Settings"),
+            )
+    }
+
+    fn from_matches(matches: &ArgMatches) -> Self {
+        let value = |setting: &'static Setting| {
+            // A group has the flags of some settings only.
+            let text = matches.try_get_one::<String>(setting.name).ok()??;
+            Some((setting.name, text.clone()))
+        };
+        Self {
+            values: SETTINGS.iter().filter_map(value).collect(),
+            env_file: matches.get_one(ENV_FILE).cloned(),
+            config_file: matches.get_one(CONFIG_FILE).cloned(),
+        }
+    }
+}
+
+impl clap::Args for Arguments {
+    fn augment_args(command: Command) -> Command {
+        Self::augment(command, SETTINGS.iter())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Arguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self::from_matches(matches))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_matches(matches);
+        Ok(())
+    }
+}
+
+impl clap::Args for StoreArguments {
+    fn augment_args(command: Command) -> Command {
+        let settings = SETTINGS
+            .iter()
+            .filter(|setting| STORE_SETTINGS.contains(&setting.name));
+        Arguments::augment(command, settings)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for StoreArguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(Arguments::from_matches(matches)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0 = Arguments::from_matches(matches);
+        Ok(())
+    }
+}

@@ -1,0 +1,344 @@
+//! Settings: the first source that sets one wins, and a wrong one says what, where and what is allowed.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use oncelog::{
+    config::{Arguments, Config, Environment, LogFormat, SETTINGS},
+    limits,
+};
+use std::{fs, path::PathBuf, process::Command};
+use tempfile::TempDir;
+
+/// Every source a test may fill.
+#[derive(Default)]
+struct Given<'a> {
+    flags: &'a [(&'static str, &'a str)],
+    environment: &'a [(&'a str, &'a str)],
+    env_file: Option<&'a str>,
+    config_file: Option<&'a str>,
+}
+
+impl Given<'_> {
+    /// The settings as read in a folder with the files `.env` and `oncelog.toml`.
+    fn load(&self) -> Result<Config, String> {
+        let folder = TempDir::new().unwrap();
+        if let Some(text) = self.env_file {
+            fs::write(folder.path().join(".env"), text).unwrap();
+        }
+        let mut arguments = Arguments {
+            values: self
+                .flags
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned()))
+                .collect(),
+            ..Arguments::default()
+        };
+        if let Some(text) = self.config_file {
+            fs::write(folder.path().join("oncelog.toml"), text).unwrap();
+            arguments.config_file = Some(PathBuf::from("oncelog.toml"));
+        }
+        let environment = self
+            .environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Config::load_from(&arguments, &Environment(environment), folder.path())
+            .map_err(|error| error.to_string())
+    }
+
+    fn error(&self) -> String {
+        self.load().unwrap_err()
+    }
+}
+
+#[test]
+fn with_nothing_set_the_defaults_hold() {
+    let config = Given::default().load().unwrap();
+    assert_eq!(
+        config,
+        Config {
+            log_level: tracing::Level::INFO,
+            log_format: LogFormat::Text,
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+            database_path: PathBuf::from("data/dedup.db"),
+            queue_max_size: limits::DEFAULT_QUEUE_EVENTS,
+        }
+    );
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_over_the_env_file_over_the_toml_file() {
+    let mut given = Given {
+        flags: &[("PORT", "1")],
+        environment: &[("PORT", "2")],
+        env_file: Some("PORT=3"),
+        config_file: Some("port = 4"),
+    };
+    let port = |given: &Given| given.load().unwrap().port;
+    assert_eq!(port(&given), 1);
+    given.flags = &[];
+    assert_eq!(port(&given), 2);
+    given.environment = &[];
+    assert_eq!(port(&given), 3);
+    given.env_file = None;
+    assert_eq!(port(&given), 4);
+    given.config_file = None;
+    assert_eq!(port(&given), 8080);
+}
+
+#[test]
+fn every_setting_can_be_set_in_every_source() {
+    let expected = Config {
+        log_level: tracing::Level::DEBUG,
+        log_format: LogFormat::Json,
+        host: "::1".to_owned(),
+        port: 0,
+        database_path: PathBuf::from("/srv/a b.db"),
+        queue_max_size: 7,
+    };
+    let flags = [
+        ("LOG_LEVEL", "debug"),
+        ("LOG_FORMAT", "json"),
+        ("HOST", "::1"),
+        ("PORT", "0"),
+        ("DATABASE_PATH", "/srv/a b.db"),
+        ("QUEUE_MAX_SIZE", "7"),
+    ];
+    let env_file = "# a comment\nLOG_LEVEL=debug\nexport LOG_FORMAT=json\nHOST=::1\nPORT=0\n\
+        DATABASE_PATH=\"/srv/a b.db\"\nQUEUE_MAX_SIZE=7\nSOMETHING_ELSE=1\n";
+    let config_file = "log_level = \"debug\"\nlog_format = \"json\"\nhost = \"::1\"\nport = 0\n\
+        database_path = \"/srv/a b.db\"\nqueue_max_size = \"7\"\n";
+    for given in [
+        Given {
+            flags: &flags,
+            ..Given::default()
+        },
+        Given {
+            environment: &flags,
+            ..Given::default()
+        },
+        Given {
+            env_file: Some(env_file),
+            ..Given::default()
+        },
+        Given {
+            config_file: Some(config_file),
+            ..Given::default()
+        },
+    ] {
+        assert_eq!(given.load().unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_wrong_value_names_its_source_the_value_and_what_is_allowed() {
+    let port = "allowed: a whole number from 0 to 65535 (0 takes any free port)";
+    let flag = Given {
+        flags: &[("PORT", "http")],
+        ..Given::default()
+    };
+    assert_eq!(flag.error(), format!("--port is \"http\"; {port}"));
+    let environment = Given {
+        environment: &[("PORT", "65536")],
+        ..Given::default()
+    };
+    assert_eq!(
+        environment.error(),
+        format!("environment variable PORT is \"65536\"; {port}")
+    );
+    let env_file = Given {
+        env_file: Some("PORT=-1"),
+        ..Given::default()
+    };
+    assert_eq!(env_file.error(), format!("PORT in .env is \"-1\"; {port}"));
+    let config_file = Given {
+        config_file: Some("port = 70000"),
+        ..Given::default()
+    };
+    assert_eq!(
+        config_file.error(),
+        format!("port in oncelog.toml is \"70000\"; {port}")
+    );
+}
+
+#[test]
+fn each_setting_refuses_what_it_cannot_be() {
+    for (name, value) in [
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("HOST", "localhost:80"),
+        ("HOST", "http://localhost"),
+        ("PORT", "8080 "),
+        ("PORT", "80.5"),
+        ("QUEUE_MAX_SIZE", "0"),
+        ("QUEUE_MAX_SIZE", "1000001"),
+        ("QUEUE_MAX_SIZE", "many"),
+    ] {
+        let given = Given {
+            environment: &[(name, value)],
+            ..Given::default()
+        };
+        let setting = SETTINGS.iter().find(|setting| setting.name == name).unwrap();
+        match (name, value) {
+            // Blanks around a value are not part of it.
+            ("PORT", "8080 ") => assert_eq!(given.load().unwrap().port, 8080),
+            _ => assert_eq!(
+                given.error(),
+                format!(
+                    "environment variable {name} is \"{value}\"; allowed: {}",
+                    setting.allowed
+                )
+            ),
+        }
+    }
+    let empty = Given {
+        flags: &[("DATABASE_PATH", "")],
+        ..Given::default()
+    };
+    assert_eq!(
+        empty.error(),
+        "--database-path is \"\"; allowed: the path of a file"
+    );
+}
+
+#[test]
+fn the_described_bound_of_the_queue_is_the_one_that_holds() {
+    let setting = SETTINGS
+        .iter()
+        .find(|setting| setting.name == "QUEUE_MAX_SIZE")
+        .unwrap();
+    assert!(setting.allowed.ends_with(&limits::MAX_QUEUE_EVENTS.to_string()));
+}
+
+#[test]
+fn an_empty_environment_variable_is_not_set() {
+    let given = Given {
+        environment: &[("PORT", ""), ("DATABASE_URL", ""), ("ONCELOG_CONFIG", "")],
+        ..Given::default()
+    };
+    assert_eq!(given.load().unwrap().port, 8080);
+}
+
+#[test]
+fn settings_that_this_version_cannot_act_on_are_refused_without_showing_their_value() {
+    let given = Given {
+        environment: &[("DATABASE_URL", "postgres://me:secret@db/events")],
+        ..Given::default()
+    };
+    assert_eq!(
+        given.error(),
+        "environment variable DATABASE_URL is set, but this version has only the embedded store and no broker: \
+         unset it (DATABASE_PATH names the file of the store)"
+    );
+    let given = Given {
+        env_file: Some("BROKER_URL=redis://localhost"),
+        ..Given::default()
+    };
+    assert_eq!(
+        given.error(),
+        "BROKER_URL in .env is set, but this version has only the embedded store and no broker: unset it"
+    );
+}
+
+#[test]
+fn a_toml_file_with_an_unknown_key_a_wrong_type_or_broken_text_says_so() {
+    let error = |text| {
+        Given {
+            config_file: Some(text),
+            ..Given::default()
+        }
+        .error()
+    };
+    assert_eq!(
+        error("prot = 1"),
+        "oncelog.toml: unknown setting \"prot\"; known: log_level, log_format, host, port, database_path, \
+         database_url, broker_url, queue_max_size"
+    );
+    assert_eq!(
+        error("port = true"),
+        "oncelog.toml: port is a boolean; allowed: a string or a whole number"
+    );
+    let broken = error("port = \n");
+    assert!(
+        broken.starts_with("oncelog.toml: TOML parse error at line 1"),
+        "{broken}"
+    );
+}
+
+#[test]
+fn the_toml_file_can_be_named_by_the_environment_and_by_the_env_file() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("named.toml");
+    fs::write(&file, "port = 5").unwrap();
+    let named = file.to_str().unwrap();
+    let environment = Given {
+        environment: &[("ONCELOG_CONFIG", named)],
+        ..Given::default()
+    };
+    assert_eq!(environment.load().unwrap().port, 5);
+    let line = format!("ONCELOG_CONFIG={named}");
+    let env_file = Given {
+        env_file: Some(&line),
+        ..Given::default()
+    };
+    assert_eq!(env_file.load().unwrap().port, 5);
+}
+
+#[test]
+fn a_broken_line_of_the_env_file_is_named_by_its_number_and_not_shown() {
+    let given = Given {
+        env_file: Some("\u{feff}PORT=1\nPASSWORD secret\n"),
+        ..Given::default()
+    };
+    assert_eq!(
+        given.error(),
+        ".env: line 2: not of the form NAME=value; quote a value with blanks"
+    );
+}
+
+#[test]
+fn a_file_that_was_named_must_exist() {
+    let load = |arguments: Arguments| {
+        Config::load_from(
+            &arguments,
+            &Environment::default(),
+            TempDir::new().unwrap().path(),
+        )
+        .unwrap_err()
+        .to_string()
+    };
+    let env_file = load(Arguments {
+        env_file: Some(PathBuf::from("other.env")),
+        ..Arguments::default()
+    });
+    assert!(
+        env_file.starts_with("other.env: cannot be read: No such file"),
+        "{env_file}"
+    );
+    let config_file = load(Arguments {
+        config_file: Some(PathBuf::from("other.toml")),
+        ..Arguments::default()
+    });
+    assert!(
+        config_file.starts_with("other.toml: cannot be read: No such file"),
+        "{config_file}"
+    );
+}
+
+#[test]
+fn wrong_settings_end_the_program_with_2_and_a_message() {
+    for arguments in [&["serve", "--port", "http"][..], &["--port", "http"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_oncelog"))
+            .args(arguments)
+            .current_dir(TempDir::new().unwrap().path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            message.starts_with("error: --port is \"http\"; allowed: "),
+            "{message}"
+        );
+    }
+}
