@@ -12,7 +12,7 @@ use crate::{
     health::Health,
     http::{Api, Parts, Timeouts},
     ingest,
-    limits::{ACCEPT_RETRY, MAX_CONNECTIONS, MAX_HEADER_BYTES},
+    limits::{ACCEPT_RETRY, MAX_CONNECTIONS, MAX_HEADER_BYTES, READ_BUFFER_BYTES},
     store::{OpenError, Store, Writer, sqlite},
     wakeup::Wakeup,
 };
@@ -95,7 +95,6 @@ impl Server {
     ) -> Result<(), ServeError> {
         listener.set_nonblocking(true).map_err(ServeError::Listen)?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listen)?;
-        let address = listener.local_addr().map_err(ServeError::Listen)?;
         let wakeup = Wakeup::new(self.store.high_watermark());
         let committer = committer::spawn(
             self.writer,
@@ -124,7 +123,6 @@ impl Server {
             closing,
         };
 
-        tracing::info!(%address, "listening");
         tokio::select! {
             () = shutdown => {}
             () = connections.accept(&listener) => {}
@@ -147,7 +145,6 @@ impl Server {
         blocking(move || committer.join())
             .await?
             .map_err(|_| ServeError::CommitterPanicked)?;
-        tracing::info!("stopped");
         Ok(())
     }
 }
@@ -159,7 +156,8 @@ fn protocol(header_read: Duration) -> http1::Builder {
     protocol
         .timer(TokioTimer::new())
         .header_read_timeout(header_read)
-        .max_buf_size(MAX_HEADER_BYTES)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(READ_BUFFER_BYTES)
         .half_close(true);
     protocol
 }
