@@ -46,6 +46,8 @@ pub const RETRY_AFTER_SECONDS: u64 = 1;
 pub const MAX_CONNECTIONS: usize = 10_000;
 /// Bytes of a request head (request line and all headers); more is a 431.
 pub const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Largest read buffer of a connection, in bytes; it grows only for those that send that much at once.
+pub const READ_BUFFER_BYTES: usize = 256 << 10;
 /// Most headers of a request.
 pub const MAX_HEADERS: usize = 100;
 /// How long a request head may take from its first byte, and how long an idle connection is kept open.
