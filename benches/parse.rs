@@ -46,7 +46,9 @@ fn benchmarks(criterion: &mut Criterion) {
     });
     group.finish();
 
-    let payload = events[0].split_once(r#""payload":"#).map_or("{}", |(_, rest)| &rest[..rest.len() - 1]);
+    let payload = events[0]
+        .split_once(r#""payload":"#)
+        .map_or("{}", |(_, rest)| &rest[..rest.len() - 1]);
     let mut group = criterion.benchmark_group("parts");
     group.bench_function("fingerprint", |bencher| {
         bencher.iter(|| Fingerprint::of(black_box(payload)).map_err(|error| error.place));

@@ -26,6 +26,8 @@ pub const MAX_BODY_BYTES: usize = 16 << 20;
 /// Bytes of request bodies held in memory at once, from the first byte read until the answer. A request that finds
 /// no room waits [`QUEUE_WAIT`] and is then refused with a 503.
 pub const MAX_IN_FLIGHT_BODY_BYTES: usize = 64 << 20;
+/// The grain in which that room is counted, in bytes.
+pub const BODY_UNIT_BYTES: usize = 1 << 10;
 /// A body larger than this is parsed on a thread of its own, so that it does not hold up other connections.
 pub const PARSE_INLINE_BYTES: usize = 256 << 10;
 /// Default number of events that may wait for a commit at once (`QUEUE_MAX_SIZE`). A request with more events
@@ -50,6 +52,10 @@ pub const MAX_HEADERS: usize = 100;
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request body may take from the end of the head.
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection that closes early is still read, so that its answer is not lost in a reset.
+pub const LINGER: Duration = Duration::from_secs(1);
+/// Pause after a connection could not be accepted (no file descriptors, say).
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long a stopping server waits for requests that it has taken in, before it closes their connections.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -171,3 +177,15 @@ pub const CLIENT_BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const CLIENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// Most connections that `publish`, `simulate` and `bench` open.
 pub const MAX_CLIENT_CONNECTIONS: usize = 4_096;
+/// Largest answer to a publish that `bench` reads, in bytes.
+pub const MAX_BENCH_ANSWER_BYTES: usize = 1 << 20;
+/// `bench` makes its requests ahead of the measurement when they fit into this many bytes, otherwise while it runs.
+pub const BENCH_AHEAD_BYTES: u64 = 2 << 30;
+/// Requests that `bench` keeps ready when it makes them while it runs.
+pub const BENCH_READY_REQUESTS: usize = 1_024;
+/// Events in a request of `publish`, `simulate` and `bench`.
+pub const MAX_CLIENT_BATCH_EVENTS: usize = 10_000;
+/// Bytes of events that `publish` puts into one request, unless a single event has more.
+pub const CLIENT_BATCH_BYTES: usize = 4 << 20;
+/// How long `publish` waits for more lines before it sends a request that is not full.
+pub const CLIENT_GATHER_WAIT: Duration = Duration::from_millis(100);

@@ -2,7 +2,8 @@
 
 use super::{
     IndexError, SegmentName, Settings, TopicNumber,
-    segment::{Home, IdRecord, Segment, TopicRecord},
+    format::{IdRecord, TopicRecord},
+    segment::{Home, Segment},
 };
 use std::{
     collections::BinaryHeap,

@@ -4,7 +4,7 @@
 //! the order of the log, with a hash table of their places beside them: a probe for an id that is not there touches
 //! the table's control bytes only, and no entry is ever moved.
 
-use super::{Direction, Entry, Found, IndexError, SegmentName, TimeBlock, TopicNumber, segment::IdRecord};
+use super::{Direction, Entry, Found, IndexError, SegmentName, TimeBlock, TopicNumber, format::IdRecord};
 use crate::event::{Fingerprint, Key, Seq};
 use hashbrown::HashTable;
 

@@ -1,6 +1,7 @@
 //! The index against a simple model: a `Vec` of entries is the log, a `Vec` of names is the store's list.
 
 use super::*;
+use crate::event::Fingerprint;
 use proptest::prelude::*;
 use std::{sync::mpsc, time::Instant};
 

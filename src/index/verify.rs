@@ -165,11 +165,8 @@ pub fn read_arbitrary(folder: &Path, bytes: &[u8]) -> Result<u64, String> {
         settings: Settings::default(),
         disk: Disk::default(),
     };
-    std::fs::write(
-        home.path(name),
-        super::segment::plausible(bytes, home.store, name),
-    )
-    .map_err(|error| error.to_string())?;
+    std::fs::write(home.path(name), super::format::plausible(bytes, home.store, name))
+        .map_err(|error| error.to_string())?;
     let found = home.open(name).map_err(|error| error.to_string())?;
     for direction in [super::Direction::Up, super::Direction::Down] {
         // Whatever it answers: it must not panic.

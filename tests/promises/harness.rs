@@ -1,0 +1,26 @@
+//! What every promise is tested with: the real program on a port and in a folder of its own, and a small HTTP client.
+
+mod client;
+mod events;
+mod server;
+
+pub(crate) use client::{Answer, Client};
+pub(crate) use events::{Event, identities, read_all};
+pub(crate) use server::{Folder, Server, oncelog, run, run_with_input, shell};
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up. Generous: it bounds a broken run, it measures nothing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer; fails the test when none comes.
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,23 @@
+//! The program's promises, checked from outside: the real binary, over HTTP and on its files. One file a promise.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod harness;
+
+mod backup;
+mod bad_input;
+mod cli_end_to_end;
+mod demo;
+mod events_and_cursors;
+mod exact_counts;
+mod index_files;
+mod limits;
+mod openapi;
+mod restart;
+mod shutdown;
+mod sqlite_file;
