@@ -3,11 +3,19 @@
 //! Each subcommand is a type with its arguments and a `run`. A failure is printed once, by [`run`], which also makes
 //! the exit code: 0 done, 1 failed, 2 wrong usage or settings. Only `main` calls this.
 
+mod bench;
+mod completions;
+mod events;
+mod export;
 mod health;
 mod output;
+mod progress;
+mod publish;
 mod serve;
 mod server_arguments;
+mod simulate;
 mod stats;
+mod tail;
 
 use crate::{client::ClientError, config::ConfigError};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -38,8 +46,14 @@ pub struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Publish(publish::Publish),
+    Tail(tail::Tail),
+    Export(export::Export),
     Stats(stats::Stats),
     Health(health::Health),
+    Simulate(simulate::Simulate),
+    Bench(bench::Bench),
+    Completions(completions::Completions),
 }
 
 /// Why a command did not succeed.
@@ -70,8 +84,14 @@ pub fn run(command_line: CommandLine) -> ExitCode {
     let result = match command_line.command {
         None => command_line.serve.run(),
         Some(Command::Serve(command)) => command.run(),
+        Some(Command::Publish(command)) => command.run(),
+        Some(Command::Tail(command)) => command.run(),
+        Some(Command::Export(command)) => command.run(),
         Some(Command::Stats(command)) => command.run(),
         Some(Command::Health(command)) => command.run(),
+        Some(Command::Simulate(command)) => command.run(),
+        Some(Command::Bench(command)) => command.run(),
+        Some(Command::Completions(command)) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
@@ -133,4 +153,20 @@ fn seconds(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|seconds| *seconds > 0.0 && *seconds <= 86_400.0)
         .ok_or_else(|| "expected a number of seconds above 0, at most 86400".to_owned())
+}
+
+/// Reads a share, from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "expected a number from 0 to 1, such as 0.3".to_owned())
+}
+
+/// Reads a number above zero.
+fn above_zero(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &f64| *number > 0.0 && number.is_finite())
+        .ok_or_else(|| "expected a number above 0".to_owned())
 }

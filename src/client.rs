@@ -234,7 +234,8 @@ impl Client {
         }
     }
 
-    fn not_ours(&self, reason: String) -> ClientError {
+    /// What is said of an answer that this program does not understand.
+    pub fn not_ours(&self, reason: String) -> ClientError {
         ClientError::NotOurs {
             url: self.base.clone(),
             reason,
@@ -250,7 +251,12 @@ impl Client {
                 detail: answer.detail(),
             });
         }
-        serde_json::from_slice(&answer.body).map_err(|error| self.not_ours(error.to_string()))
+        self.parse(&answer.body)
+    }
+
+    /// JSON of the server as `T`.
+    pub fn parse<'a, T: Deserialize<'a>>(&self, json: &'a [u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(json).map_err(|error| self.not_ours(error.to_string()))
     }
 }
 
@@ -263,18 +269,15 @@ impl Answer {
             title: Option<String>,
         }
         const SHOWN_CHARS: usize = 200;
-        match serde_json::from_slice::<Problem>(&self.body) {
-            Ok(Problem {
-                detail: Some(text), ..
+        serde_json::from_slice::<Problem>(&self.body)
+            .ok()
+            .and_then(|problem| problem.detail.or(problem.title))
+            .unwrap_or_else(|| {
+                String::from_utf8_lossy(&self.body)
+                    .chars()
+                    .take(SHOWN_CHARS)
+                    .collect()
             })
-            | Ok(Problem {
-                title: Some(text), ..
-            }) => text,
-            _ => String::from_utf8_lossy(&self.body)
-                .chars()
-                .take(SHOWN_CHARS)
-                .collect(),
-        }
     }
 }
 

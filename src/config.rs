@@ -28,7 +28,7 @@ pub struct Config {
     pub host: String,
     /// The port to listen on; 0 takes any free one (`PORT`).
     pub port: u16,
-    /// The SQLite file (`DATABASE_PATH`).
+    /// The file of the embedded store (`DATABASE_PATH`).
     pub database_path: PathBuf,
     /// Events that may wait for a commit at once, from 1 to [`MAX_QUEUE_EVENTS`] (`QUEUE_MAX_SIZE`).
     pub queue_max_size: usize,

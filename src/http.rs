@@ -1,1 +1,249 @@
-//! http
+//! The HTTP API: requests become calls of the queue and the store, results become answers.
+//!
+//! [`router`] ties paths to handlers, one file a resource; [`Api::handle`] is the one thin layer around it, which
+//! counts and logs. Only `server` uses this module.
+
+mod body;
+mod cursor;
+mod documents;
+mod error;
+mod events;
+mod health;
+mod home;
+mod metrics;
+mod parameters;
+mod publish;
+mod queries;
+mod reference;
+mod stats;
+#[cfg(test)]
+pub(crate) mod testing;
+mod topics;
+
+use crate::{health::Health, ingest::Ingest, limits, store::Store, wakeup::Wakeup};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Request, Response, Uri, header},
+    response::IntoResponse,
+};
+use body::{BodyRoom, Patience};
+use cursor::Cursors;
+use error::{Kind, Problem};
+use metrics::{Metrics, Route};
+use queries::Queries;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+use tower::Service;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// How long things may take; tests take short times.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// See [`limits::HEADER_READ_TIMEOUT`].
+    pub(crate) header_read: Duration,
+    /// See [`limits::BODY_READ_TIMEOUT`].
+    pub(crate) body_read: Duration,
+    /// How long a body waits for room: [`limits::QUEUE_WAIT`].
+    pub(crate) body_room: Duration,
+    /// See [`limits::QUERY_WAIT`].
+    pub(crate) query: Duration,
+    /// See [`limits::LINGER`].
+    pub(crate) linger: Duration,
+    /// See [`limits::SHUTDOWN_TIMEOUT`].
+    pub(crate) shutdown: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header_read: limits::HEADER_READ_TIMEOUT,
+            body_read: limits::BODY_READ_TIMEOUT,
+            body_room: limits::QUEUE_WAIT,
+            query: limits::QUERY_WAIT,
+            linger: limits::LINGER,
+            shutdown: limits::SHUTDOWN_TIMEOUT,
+        }
+    }
+}
+
+/// What the API works on.
+pub(crate) struct Parts {
+    /// The store that is read.
+    pub(crate) store: Arc<dyn Store>,
+    /// The way to the committer.
+    pub(crate) ingest: Ingest,
+    /// Tells of commits.
+    pub(crate) wakeup: Wakeup,
+    /// Tells what the committer knows about the store.
+    pub(crate) health: Health,
+    /// Becomes true when the server stops.
+    pub(crate) stopping: watch::Receiver<bool>,
+    /// How long things may take.
+    pub(crate) timeouts: Timeouts,
+}
+
+/// What every handler works with.
+struct AppState {
+    store: Arc<dyn Store>,
+    ingest: Ingest,
+    wakeup: Wakeup,
+    health: Health,
+    stopping: watch::Receiver<bool>,
+    bodies: BodyRoom,
+    patience: Patience,
+    queries: Queries,
+    cursors: Cursors,
+    metrics: Arc<Metrics>,
+    started: Instant,
+}
+
+type App = Arc<AppState>;
+
+/// The API, ready to answer requests. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Api {
+    router: Router,
+    metrics: Arc<Metrics>,
+}
+
+impl Api {
+    /// Ties the API to its parts.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let bodies = BodyRoom::new();
+        let started = Instant::now();
+        let metrics = Arc::new(Metrics::new(
+            Arc::clone(&parts.store),
+            parts.ingest.clone(),
+            parts.health.clone(),
+            bodies.clone(),
+            started,
+        ));
+        let app = AppState {
+            cursors: Cursors::new(parts.store.identity()),
+            store: parts.store,
+            ingest: parts.ingest,
+            wakeup: parts.wakeup,
+            health: parts.health,
+            stopping: parts.stopping,
+            bodies,
+            patience: Patience {
+                read: parts.timeouts.body_read,
+                room: parts.timeouts.body_room,
+            },
+            queries: Queries::new(parts.timeouts.query),
+            metrics: Arc::clone(&metrics),
+            started,
+        };
+        Self {
+            router: router(Arc::new(app)),
+            metrics,
+        }
+    }
+
+    /// Answers one request, counts it and logs it.
+    pub(crate) async fn handle(mut self, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let route = Route::of(request.uri().path());
+        let line = tracing::enabled!(tracing::Level::DEBUG)
+            .then(|| (request.method().clone(), request.uri().path().to_owned()));
+        let response = match self.router.call(request).await {
+            Ok(response) => response,
+            Err(impossible) => match impossible {},
+        };
+        let took = started.elapsed();
+        self.metrics.observe(route, response.status(), took);
+        if let Some((method, path)) = line {
+            tracing::debug!(
+                %method,
+                path,
+                status = response.status().as_u16(),
+                duration_us = took.as_micros() as u64,
+                bytes = axum::body::HttpBody::size_hint(response.body()).lower(),
+                "request"
+            );
+        }
+        response
+    }
+}
+
+/// All paths and their handlers, with their description.
+fn described_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(documents::description())
+        .routes(routes!(publish::publish))
+        .routes(routes!(publish::publish_batch))
+        .routes(routes!(events::list))
+        .routes(routes!(events::one))
+        .routes(routes!(topics::list))
+        .routes(routes!(stats::stats))
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::live))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(home::home))
+        .routes(routes!(documents::openapi))
+        .routes(routes!(documents::redoc))
+}
+
+fn router(app: App) -> Router {
+    let (router, description) = described_routes().split_for_parts();
+    router
+        .merge(documents::explorer())
+        .layer(axum::Extension(documents::Documents::new(&description)))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+}
+
+async fn no_such_path(uri: Uri) -> Problem {
+    Problem::new(
+        Kind::NoSuchPath,
+        format!("there is no {}; GET / lists the paths", uri.path()),
+    )
+}
+
+async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        format!("{} does not take {method}; see the Allow header", uri.path()),
+    )
+}
+
+/// An answer of JSON.
+fn json<T: serde::Serialize>(body: &T) -> Response<Body> {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => {
+            let mut response = Response::new(Body::from(bytes));
+            response.headers_mut().insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot write an answer");
+            Problem::new(Kind::Internal, "the answer could not be written").into_response()
+        }
+    }
+}
+
+/// An answer of HTML that needs nothing from elsewhere, and may load nothing from elsewhere.
+fn page(html: bytes::Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(html));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+    );
+    response
+}

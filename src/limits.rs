@@ -26,6 +26,8 @@ pub const MAX_BODY_BYTES: usize = 16 << 20;
 /// Bytes of request bodies held in memory at once, from the first byte read until the answer. A request that finds
 /// no room waits [`QUEUE_WAIT`] and is then refused with a 503.
 pub const MAX_IN_FLIGHT_BODY_BYTES: usize = 64 << 20;
+/// The grain in which that room is counted, in bytes.
+pub const BODY_UNIT_BYTES: usize = 1 << 10;
 /// A body larger than this is parsed on a thread of its own, so that it does not hold up other connections.
 pub const PARSE_INLINE_BYTES: usize = 256 << 10;
 /// Default number of events that may wait for a commit at once (`QUEUE_MAX_SIZE`). A request with more events
@@ -50,6 +52,10 @@ pub const MAX_HEADERS: usize = 100;
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request body may take from the end of the head.
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection that closes early is still read, so that its answer is not lost in a reset.
+pub const LINGER: Duration = Duration::from_secs(1);
+/// Pause after a connection could not be accepted (no file descriptors, say).
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long a stopping server waits for requests that it has taken in, before it closes their connections.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -94,6 +100,38 @@ pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection to the SQLite file waits for another one's lock before it gives up.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The page size of the SQLite file.
+pub const SQLITE_PAGE_BYTES: u64 = 8192;
+/// Cache of the writer's connection, in KiB: the pages of a commit of [`MAX_COMMIT_BYTES`] and its neighbours.
+pub const SQLITE_WRITER_CACHE_KIB: i64 = 16 << 10;
+/// Cache of each reading connection, in KiB. There are at most [`MAX_CONCURRENT_QUERIES`] of them and a few in the
+/// background.
+pub const SQLITE_READER_CACHE_KIB: i64 = 1 << 10;
+/// Beyond this size of the write-ahead log the committer copies it back itself and waits for readers, however long
+/// that takes: the background could not keep up.
+pub const MAX_WAL_BYTES: u64 = 64 << 20;
+/// How long such a checkpoint of the committer's waits for readers before it gives up for now.
+pub const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
+/// The background hands the rest of a checkpoint to the committer when at most this much was written meanwhile.
+pub const CHECKPOINT_REST_BYTES: u64 = 1 << 20;
+/// Rounds of a checkpoint in the background before the committer does the rest, however much it is.
+pub const CHECKPOINT_ROUNDS: u32 = 3;
+/// Counter deltas, one a commit, before they are folded into a snapshot.
+pub const MAX_COUNTER_DELTAS: u64 = 4096;
+/// Bytes of counter deltas before they are folded; or twice the snapshot's size, if that is more. So a fold costs each
+/// commit a constant share of what it writes anyway.
+pub const MIN_COUNTER_FOLD_BYTES: u64 = 64 << 10;
+/// A read transaction also ends when it has read this many bytes of rows.
+pub const READ_SLICE_BYTES: usize = 4 << 20;
+/// Threads that read the log when the index's tail is rebuilt.
+pub const MAX_RECOVERY_READERS: usize = 4;
+/// Rows that such a thread reads at a time.
+pub const RECOVERY_CHUNK_ROWS: u64 = 16 << 10;
+/// Rows that one INSERT adds to the log. Several at once spare SQLite the way to the log's end for each (measured: see
+/// `store::sqlite::insert`).
+pub const INSERT_ROWS: usize = 32;
+/// How long a commit waits for room in the index before it fails.
+pub const INDEX_WAIT: Duration = Duration::from_secs(10);
 
 // ---- the index ----
 
@@ -133,3 +171,15 @@ pub const CLIENT_BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const CLIENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// Most connections that `publish`, `simulate` and `bench` open.
 pub const MAX_CLIENT_CONNECTIONS: usize = 4_096;
+/// Largest answer to a publish that `bench` reads, in bytes.
+pub const MAX_BENCH_ANSWER_BYTES: usize = 1 << 20;
+/// `bench` makes its requests ahead of the measurement when they fit into this many bytes, otherwise while it runs.
+pub const BENCH_AHEAD_BYTES: u64 = 2 << 30;
+/// Requests that `bench` keeps ready when it makes them while it runs.
+pub const BENCH_READY_REQUESTS: usize = 1_024;
+/// Events in a request of `publish`, `simulate` and `bench`.
+pub const MAX_CLIENT_BATCH_EVENTS: usize = 10_000;
+/// Bytes of events that `publish` puts into one request, unless a single event has more.
+pub const CLIENT_BATCH_BYTES: usize = 4 << 20;
+/// How long `publish` waits for more lines before it sends a request that is not full.
+pub const CLIENT_GATHER_WAIT: Duration = Duration::from_millis(100);

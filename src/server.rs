@@ -1,17 +1,283 @@
-//! Stand-in until the server lands: it has the entry that `oncelog serve` calls, and says that it is not there.
+//! The server: ties store, queue, committer and API together, takes connections, and stops cleanly.
+//!
+//! [`serve`] is the only way in. When its shutdown future ends, it takes no more connections, answers what it has
+//! taken in, lets the committer finish, and returns; all within a bounded time, whatever clients do.
 
-use crate::config::Config;
+use crate::{
+    committer,
+    config::Config,
+    health::Health,
+    http::{Api, Parts, Timeouts},
+    ingest,
+    limits::{ACCEPT_RETRY, MAX_CONNECTIONS, MAX_HEADER_BYTES},
+    store::{OpenError, Store, Writer, sqlite},
+    wakeup::Wakeup,
+};
+use axum::body::Body;
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    convert::Infallible,
+    io,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
 
-/// Why the server did not start, or ended.
+/// Why the server did not start, or did not stop cleanly.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ServeError(String);
+pub enum ServeError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The listening socket cannot be used.
+    #[error("cannot listen: {0}")]
+    Listen(#[source] io::Error),
+    /// The committer's thread cannot be started.
+    #[error("cannot start the committer's thread: {0}")]
+    Committer(#[source] io::Error),
+    /// The committer's thread ended with a panic; what it had answered is committed.
+    #[error("the committer's thread panicked; see the log")]
+    CommitterPanicked,
+}
 
-/// Always an error: this build has no server.
+/// Opens the store and serves it on `listener` until `shutdown` ends.
 pub async fn serve(
-    _config: Config,
-    _listener: std::net::TcpListener,
-    _shutdown: impl Future<Output = ()> + Send + 'static,
+    config: Config,
+    listener: std::net::TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    Err(ServeError("this build has no server".to_owned()))
+    let (ingest, queue) = ingest::queue(config.queue_max_size);
+    let maintenance = ingest.maintenance();
+    let (writer, store) = blocking(move || sqlite::open(&config.database_path, maintenance)).await??;
+    Server {
+        store,
+        writer,
+        ingest,
+        queue,
+        health: Health::default(),
+        timeouts: Timeouts::default(),
+    }
+    .run(listener, shutdown)
+    .await
+}
+
+/// Runs what blocks on a thread of its own; it fails only when that panics.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ServeError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ServeError::CommitterPanicked)
+}
+
+/// A server that is ready to run.
+struct Server {
+    store: Arc<dyn Store>,
+    writer: Box<dyn Writer>,
+    ingest: ingest::Ingest,
+    queue: ingest::Queue,
+    health: Health,
+    timeouts: Timeouts,
+}
+
+impl Server {
+    async fn run(
+        self,
+        listener: std::net::TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), ServeError> {
+        listener.set_nonblocking(true).map_err(ServeError::Listen)?;
+        let listener = TcpListener::from_std(listener).map_err(ServeError::Listen)?;
+        let address = listener.local_addr().map_err(ServeError::Listen)?;
+        let wakeup = Wakeup::new(self.store.high_watermark());
+        let committer = committer::spawn(
+            self.writer,
+            Arc::clone(&self.store),
+            self.queue,
+            wakeup.clone(),
+            self.health.clone(),
+        )
+        .map_err(ServeError::Committer)?;
+        let (stop, stopping) = watch::channel(false);
+        let (close, closing) = watch::channel(false);
+        let api = Api::new(Parts {
+            store: self.store,
+            ingest: self.ingest.clone(),
+            wakeup,
+            health: self.health,
+            stopping: stopping.clone(),
+            timeouts: self.timeouts,
+        });
+        let connections = Connections {
+            api,
+            protocol: protocol(self.timeouts.header_read),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            linger: self.timeouts.linger,
+            stopping,
+            closing,
+        };
+
+        tracing::info!(%address, "listening");
+        tokio::select! {
+            () = shutdown => {}
+            () = connections.accept(&listener) => {}
+        }
+        tracing::info!("stopping: finishing the requests in work");
+        drop(listener);
+        stop.send_replace(true);
+        if tokio::time::timeout(self.timeouts.shutdown, connections.ended()).await.is_err() {
+            tracing::warn!(
+                connections = connections.open(),
+                "some requests did not end in time; closing their connections"
+            );
+            close.send_replace(true);
+        }
+
+        self.ingest.stop();
+        blocking(move || committer.join())
+            .await?
+            .map_err(|_| ServeError::CommitterPanicked)?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// HTTP/1.1 with its bounds. The most headers of a request are hyper's default, [`crate::limits::MAX_HEADERS`]:
+/// setting it would cost an allocation a request.
+fn protocol(header_read: Duration) -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_read)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .half_close(true);
+    protocol
+}
+
+/// The open connections.
+struct Connections {
+    api: Api,
+    protocol: http1::Builder,
+    places: Arc<Semaphore>,
+    linger: Duration,
+    stopping: watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Connections {
+    /// Accepts connections, for ever.
+    async fn accept(&self, listener: &TcpListener) {
+        let mut failures = Failures::default();
+        loop {
+            // Never closed, so it cannot fail.
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => self.spawn(stream, place),
+                Err(error) if is_of_the_client(&error) => {}
+                Err(error) => {
+                    failures.log(&error);
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, mut stream: TcpStream, place: OwnedSemaphorePermit) {
+        // Without it an answer could wait for the acknowledgement of the one before. A socket that refuses is slower,
+        // not wrong.
+        let _ = stream.set_nodelay(true);
+        let api = self.api.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let api = api.clone();
+            async move { Ok::<_, Infallible>(api.handle(request.map(Body::new)).await) }
+        });
+        let protocol = self.protocol.clone();
+        let linger = self.linger;
+        let mut stopping = self.stopping.clone();
+        let mut closing = self.closing.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            {
+                let mut connection = pin!(protocol.serve_connection(TokioIo::new(&mut stream), service));
+                let ended = tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = told(&mut stopping) => {
+                        connection.as_mut().graceful_shutdown();
+                        tokio::select! {
+                            ended = connection => ended,
+                            () = told(&mut closing) => return,
+                        }
+                    }
+                };
+                if let Err(error) = ended {
+                    // Of the client's making: cut off, too slow, or no HTTP.
+                    tracing::debug!(%error, "connection ended");
+                }
+            }
+            // Closing a socket with unread bytes resets it, and the client may lose the answer: read on for a while.
+            tokio::select! {
+                _ = tokio::time::timeout(linger, drain(&mut stream)) => {}
+                () = told(&mut stopping) => {}
+            }
+        });
+    }
+
+    /// How many are open.
+    fn open(&self) -> usize {
+        MAX_CONNECTIONS - self.places.available_permits()
+    }
+
+    /// Waits until none is open.
+    async fn ended(&self) {
+        // Never closed, so it cannot fail.
+        let _ = self.places.acquire_many(MAX_CONNECTIONS as u32).await;
+    }
+}
+
+/// Waits until a flag is set, or nobody is left to set it.
+async fn told(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|told| *told).await;
+}
+
+/// Reads to the end and drops what it reads.
+async fn drain(stream: &mut TcpStream) {
+    let mut bytes = vec![0; 16 << 10];
+    while matches!(stream.read(&mut bytes).await, Ok(read) if read > 0) {}
+}
+
+/// Whether only the connection that was about to be accepted is concerned.
+fn is_of_the_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+/// Failures to accept, logged at most once a second.
+#[derive(Default)]
+struct Failures {
+    logged: Option<Instant>,
+    silent: u64,
+}
+
+impl Failures {
+    fn log(&mut self, error: &io::Error) {
+        if self.logged.is_some_and(|logged| logged.elapsed() < Duration::from_secs(1)) {
+            self.silent += 1;
+            return;
+        }
+        tracing::error!(
+            %error,
+            not_logged = self.silent,
+            "cannot accept connections; trying again (too few file descriptors? see ulimit -n)"
+        );
+        self.logged = Some(Instant::now());
+        self.silent = 0;
+    }
 }

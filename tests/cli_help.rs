@@ -1,5 +1,7 @@
 //! A stranger can work from `--help`: every command has one, with an example, and serve's shows every setting.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use oncelog::{cli, config::SETTINGS};
 use std::process::Command;
 
@@ -16,7 +18,7 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn every_command_has_help_with_an_example() {
     let top = cli::command();
-    let names: Vec<&str> = top.get_subcommands().map(|command| command.get_name()).collect();
+    let names: Vec<&str> = top.get_subcommands().map(clap::Command::get_name).collect();
     assert!(names.contains(&"serve"), "{names:?}");
     for name in names.into_iter().filter(|name| *name != "help") {
         let text = help(&[name]);

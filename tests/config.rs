@@ -1,5 +1,7 @@
 //! Settings: the first source that sets one wins, and a wrong one says what, where and what is allowed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use oncelog::{
     config::{Arguments, Config, Environment, LogFormat, SETTINGS},
     limits,

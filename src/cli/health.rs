@@ -1,7 +1,7 @@
 //! `oncelog health`: asks a server how it is; the exit code says it to scripts.
 
 use super::{Failure, block_on, output, server_arguments::ServerArguments};
-use crate::client::Client;
+use crate::client::{Answer, Client, ClientError};
 use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -28,7 +28,6 @@ struct Status {
     status: String,
     #[serde(default)]
     reason: Option<String>,
-    queue_size: u64,
 }
 
 impl Health {
@@ -36,31 +35,44 @@ impl Health {
         let mut client = Client::new(self.server.url, Duration::from_secs_f64(self.timeout));
         let json = self.json;
         block_on(async move {
-            let mut answer = client.get("/health").await?;
-            let is_healthy = answer.status.is_success();
+            let answer = client.get("/health").await?;
             // An unhealthy server's answer is as good to read as a healthy one's.
-            if answer.status == StatusCode::SERVICE_UNAVAILABLE {
-                answer.status = StatusCode::OK;
-            }
+            let health: &RawValue = match answer.status {
+                StatusCode::SERVICE_UNAVAILABLE => client.parse(&answer.body)?,
+                _ => client.read(&answer)?,
+            };
             if json {
-                output::print_json(&client.read::<&RawValue>(&answer)?)?;
+                output::print_json(&health)?;
             } else {
-                let status: Status = client.read(&answer)?;
-                let reason = status
-                    .reason
-                    .map(|reason| format!(": {reason}"))
-                    .unwrap_or_default();
-                let queue = status.queue_size;
-                output::print(&format_args!(
-                    "{}{reason} ({queue} events in the queue)\n",
-                    status.status
-                ))?;
+                output::print(&format_args!("{}\n", in_words(&answer)))?;
             }
-            if is_healthy {
+            if answer.status.is_success() {
                 Ok(())
             } else {
                 Err(Failure::Reported)
             }
         })
+    }
+}
+
+/// Whether the server is healthy, in its own words.
+pub(super) async fn check(client: &mut Client) -> Result<Result<String, String>, ClientError> {
+    let answer = client.get("/health").await?;
+    let words = in_words(&answer);
+    Ok(if answer.status.is_success() {
+        Ok(words)
+    } else {
+        Err(words)
+    })
+}
+
+fn in_words(answer: &Answer) -> String {
+    match serde_json::from_slice(&answer.body) {
+        Ok(Status {
+            status,
+            reason: Some(reason),
+        }) => format!("{status}: {reason}"),
+        Ok(Status { status, reason: None }) => status,
+        Err(_) => answer.detail(),
     }
 }

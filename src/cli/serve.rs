@@ -2,7 +2,7 @@
 
 use super::{Failure, block_on_all_processors};
 use crate::{
-    config::{Arguments, Config},
+    config::{Arguments, Config, LogFormat},
     logging, server,
 };
 use std::{
@@ -29,22 +29,37 @@ impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = Config::load(&self.settings)?;
         logging::start(config.log_level, config.log_format);
-        let (listener, address) = bind(&config.host, config.port).map_err(Failure::Failed)?;
-        block_on_all_processors(async move {
-            let shutdown = shutdown()?;
-            info!(
-                address = %format_args!("http://{address}"),
-                version = env!("CARGO_PKG_VERSION"),
-                database_path = %config.database_path.display(),
-                "listening"
-            );
-            let result = server::serve(config, listener, shutdown).await;
-            match &result {
-                Ok(()) => info!("stopped"),
-                Err(error) => error!(%error, "stopped"),
-            }
-            result.map_err(|error| Failure::Failed(error.to_string()))
-        })
+        let log_format = config.log_format;
+        start(config).map_err(|failure| report(failure, log_format))
+    }
+}
+
+fn start(config: Config) -> Result<(), Failure> {
+    let (listener, address) = bind(&config.host, config.port).map_err(Failure::Failed)?;
+    block_on_all_processors(async move {
+        let shutdown = shutdown()?;
+        info!(
+            address = %format_args!("http://{address}"),
+            version = env!("CARGO_PKG_VERSION"),
+            database_path = %config.database_path.display(),
+            "listening"
+        );
+        server::serve(config, listener, shutdown)
+            .await
+            .map_err(|error| Failure::Failed(error.to_string()))?;
+        info!("stopped");
+        Ok(())
+    })
+}
+
+/// Who collects JSON lines must find the reason for a failure among them; people find it as the last line.
+fn report(failure: Failure, log_format: LogFormat) -> Failure {
+    match (failure, log_format) {
+        (Failure::Failed(message), LogFormat::Json) => {
+            error!("{message}");
+            Failure::Reported
+        }
+        (failure, _) => failure,
     }
 }
 

@@ -5,6 +5,7 @@ use super::{
     output::{self, grouped},
     server_arguments::ServerArguments,
 };
+use crate::client::{Client, ClientError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -32,6 +33,14 @@ pub(super) struct Counters {
     topics_total: Option<u64>,
     queue_size: u64,
     uptime_human: String,
+}
+
+impl Counters {
+    /// Asks the server.
+    pub(super) async fn get(client: &mut Client) -> Result<Self, ClientError> {
+        let answer = client.get("/stats").await?;
+        client.read(&answer)
+    }
 }
 
 impl Stats {

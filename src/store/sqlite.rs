@@ -1,1 +1,89 @@
-//! sqlite
+//! The store in one SQLite file: an append-only log, with the index beside it.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | `paths`, `lock` | where the parts are; one server a store |
+//! | `schema` | the tables; the file is ours, whole and synced |
+//! | `rows`, `counters` | what is stored, with checksums |
+//! | `recovery` | opens a store, after a clean stop or a crash |
+//! | `decide`, `insert`, `writer` | a commit |
+//! | `checkpoint`, `repair` | what the background does for the writer |
+//! | `connections`, `reader`, `scan` | queries, and reading the log in order |
+//! | `backup`, `verify` | a copy of a running store; a check of a store that is not running |
+//! | `failure` | SQLite's errors in words |
+//!
+//! The log in the file is the truth, together with the list of index segments and the counters, all changed in the
+//! same transactions. What is in memory follows after each commit and is rebuilt on open.
+
+mod checkpoint;
+mod connections;
+mod counters;
+mod decide;
+mod failure;
+mod insert;
+mod lock;
+mod paths;
+mod reader;
+mod recovery;
+mod repair;
+mod rows;
+mod scan;
+mod schema;
+mod writer;
+
+use super::{Maintenance, OpenError, Store, Writer};
+use crate::{
+    event::Identity,
+    index::{Index, Settings},
+};
+use counters::TopicTable;
+use paths::Paths;
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64},
+};
+
+/// Opens the store at `path`, and makes it when it is not there. `maintenance` is called, from any thread, when
+/// [`Writer::maintain`] has something to do.
+pub fn open(path: &Path, maintenance: Maintenance) -> Result<(Box<dyn Writer>, Arc<dyn Store>), OpenError> {
+    open_with(path, maintenance, Settings::default())
+}
+
+/// As [`open`], with other sizes of the index.
+pub fn open_with(
+    path: &Path,
+    maintenance: Maintenance,
+    settings: Settings,
+) -> Result<(Box<dyn Writer>, Arc<dyn Store>), OpenError> {
+    let (writer, store) = recovery::open(path, maintenance, settings)?;
+    Ok((Box::new(writer), Arc::new(store)))
+}
+
+/// What the writer, the readers and the background share.
+struct Shared {
+    paths: Paths,
+    identity: Identity,
+    index: Index,
+    topics: RwLock<TopicTable>,
+    /// Everything up to here is committed and in the index.
+    high_watermark: AtomicU64,
+    /// Why the store must not be written any more.
+    poisoned: OnceLock<String>,
+}
+
+impl Shared {
+    fn topics(&self) -> RwLockReadGuard<'_, TopicTable> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn topics_mut(&self) -> RwLockWriteGuard<'_, TopicTable> {
+        self.topics.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nothing more is written. Returns why; of several reasons, the first.
+    fn poison(&self, what: &str, error: impl std::fmt::Display) -> String {
+        self.poisoned
+            .get_or_init(|| failure::poisoned(&self.paths, what, error))
+            .clone()
+    }
+}

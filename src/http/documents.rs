@@ -1,0 +1,196 @@
+//! The description of the API: `GET /openapi.json`, made from the handlers themselves, the explorer at `/docs`, and
+//! the problems that each kind of call may answer with.
+
+use super::{
+    App,
+    error::{Kind, ProblemBody},
+    reference,
+};
+use axum::{
+    Extension, Router,
+    body::Body,
+    http::{HeaderValue, header},
+    response::Response,
+};
+use bytes::Bytes;
+use std::{collections::BTreeMap, sync::Arc};
+use utoipa::{
+    IntoResponses, OpenApi, ToSchema,
+    openapi::{
+        ContentBuilder, Ref, RefOr, ResponseBuilder, ResponsesBuilder,
+        response::Response as ResponseObject,
+    },
+};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+const OPENAPI_PATH: &str = "/openapi.json";
+
+/// What all paths have in common.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "oncelog",
+        description = "A log aggregator for services that deliver at least once. Producers re-send when they are not sure; every event, named by its topic and event id, is stored and handed on exactly once, however often it arrives.",
+        license(name = "MIT", identifier = "MIT"),
+    ),
+    tags(
+        (name = "Publish", description = "Send events. 200 means committed and synced to disk; sending again is always safe."),
+        (name = "Read", description = "Read events and counters. Once a publish is answered, every reader sees its events."),
+        (name = "Operate", description = "Health, metrics and documentation."),
+    ),
+    components(schemas(ProblemBody)),
+)]
+struct Description;
+
+/// The description without the paths.
+pub(super) fn description() -> utoipa::openapi::OpenApi {
+    Description::openapi()
+}
+
+/// The documents, rendered once at start. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Documents {
+    openapi: Bytes,
+    redoc: Bytes,
+    /// The page at `/`.
+    pub(super) home: Bytes,
+    /// All calls, as `METHOD /path`.
+    pub(super) endpoints: Arc<[String]>,
+}
+
+impl Documents {
+    pub(super) fn new(description: &utoipa::openapi::OpenApi) -> Self {
+        // The document is made of maps with text keys, which always serialise.
+        let document = serde_json::to_value(description).unwrap_or_default();
+        let mut endpoints = reference::calls(&document);
+        endpoints.push("GET /docs".to_owned());
+        let version = env!("CARGO_PKG_VERSION");
+        Self {
+            openapi: Bytes::from(serde_json::to_vec(&document).unwrap_or_default()),
+            redoc: Bytes::from(reference::render(&document)),
+            home: Bytes::from(include_str!("home.html").replace("{{version}}", version)),
+            endpoints: endpoints.into(),
+        }
+    }
+}
+
+/// The API as an OpenAPI document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "Operate",
+    responses((status = 200, description = "This document.", body = Object, content_type = "application/json")),
+)]
+pub(super) async fn openapi(Extension(documents): Extension<Documents>) -> Response {
+    let mut response = Response::new(Body::from(documents.openapi));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The API as a readable page
+#[utoipa::path(
+    get,
+    path = "/redoc",
+    tag = "Operate",
+    responses((status = 200, description = "The reference, for people.", body = String, content_type = "text/html")),
+)]
+pub(super) async fn redoc(Extension(documents): Extension<Documents>) -> Response {
+    super::page(documents.redoc)
+}
+
+/// The explorer at `/docs`, out of the binary.
+pub(super) fn explorer() -> Router<App> {
+    // The default would send the document's address to a validator on the internet.
+    let config = Config::from(OPENAPI_PATH).validator_url("none");
+    SwaggerUi::new("/docs").config(config).into()
+}
+
+/// The answers with these problems, by status.
+fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<ResponseObject>> {
+    let mut meanings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for kind in kinds {
+        meanings
+            .entry(kind.status().as_str().to_owned())
+            .or_default()
+            .push(format!("`{}`: {}", kind.name(), kind.meaning()));
+    }
+    let body = Ref::from_schema_name(ProblemBody::name());
+    meanings
+        .into_iter()
+        .fold(ResponsesBuilder::new(), |responses, (status, meanings)| {
+            responses.response(
+                status,
+                ResponseBuilder::new().description(meanings.join("\n\n")).content(
+                    "application/problem+json",
+                    ContentBuilder::new().schema(Some(body.clone())).build(),
+                ),
+            )
+        })
+        .build()
+        .responses
+        .into_iter()
+        .collect()
+}
+
+/// What publishing may answer with.
+pub(super) struct PublishProblems;
+
+impl IntoResponses for PublishProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
+        problems(&[
+            Kind::NotJson,
+            Kind::BrokenBody,
+            Kind::BodyTooSlow,
+            Kind::BodyTooLarge,
+            Kind::TooManyEvents,
+            Kind::UnsupportedMediaType,
+            Kind::InvalidEvent,
+            Kind::TooManyTopics,
+            Kind::InvalidParameter,
+            Kind::Internal,
+            Kind::QueueFull,
+            Kind::Overloaded,
+            Kind::StoreUnavailable,
+            Kind::Stopping,
+        ])
+    }
+}
+
+/// What reading pages may answer with.
+pub(super) struct QueryProblems;
+
+impl IntoResponses for QueryProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
+        problems(&[
+            Kind::InvalidParameter,
+            Kind::InvalidCursor,
+            Kind::Internal,
+            Kind::Overloaded,
+        ])
+    }
+}
+
+/// What reading one event may answer with.
+pub(super) struct EventProblems;
+
+impl IntoResponses for EventProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
+        problems(&[
+            Kind::NoSuchEvent,
+            Kind::InvalidParameter,
+            Kind::Internal,
+            Kind::Overloaded,
+        ])
+    }
+}
+
+/// What reading without parameters may answer with.
+pub(super) struct ReadProblems;
+
+impl IntoResponses for ReadProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
+        problems(&[Kind::Internal, Kind::Overloaded])
+    }
+}

@@ -1,0 +1,330 @@
+//! `GET /events` and `GET /events/{topic}/{event_id}`: reads the log in both directions, a page at a time.
+
+use super::{
+    App,
+    cursor::{self, Position},
+    documents::{EventProblems, QueryProblems},
+    error::{Kind, Problem},
+    parameters::Parameters,
+};
+use crate::{
+    event::{Instant, Seq, format_micros},
+    limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT, MAX_WAIT_SECONDS, WAIT_RECHECK},
+    store::{Order, Page, Query, ReadError, StoredEvent},
+};
+use axum::{
+    extract::{Path, RawQuery, State, rejection::PathRejection},
+    response::Response,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
+use utoipa::ToSchema;
+
+/// An event as it was stored.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StoredEvent, example = json!({
+    "seq": 1,
+    "topic": "user.login",
+    "event_id": "evt-001",
+    "timestamp": "2025-10-23T10:00:00Z",
+    "source": "auth-service",
+    "payload": {"user_id": 123, "username": "alice"},
+    "processed_at": "2025-10-23T10:00:01.000000Z"
+}))]
+pub(crate) struct EventBody {
+    /// Its number: from 1, without gaps, in the order in which events were committed.
+    seq: Seq,
+    /// What it is about.
+    topic: String,
+    /// The producer's name for it, unique within its topic.
+    event_id: String,
+    /// When it happened, in UTC.
+    timestamp: String,
+    /// Who sent it.
+    source: String,
+    /// Byte for byte as it was sent.
+    #[schema(value_type = Object)]
+    payload: Box<RawValue>,
+    /// When it was committed, in UTC with microseconds.
+    processed_at: String,
+}
+
+/// A page of events.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventPage)]
+pub(crate) struct PageBody {
+    /// The topic that was asked for; null when none was.
+    topic: Option<String>,
+    /// How many events this page has. It may be fewer than `limit`, or none, although more is left.
+    count: usize,
+    /// The events, in the order asked for.
+    events: Vec<EventBody>,
+    /// The cursor with which to go on. With `order=desc` it is null when nothing is left; with `order=asc` it is
+    /// always given.
+    next: Option<String>,
+    /// With `order=asc`: whether the page reached the end of the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caught_up: Option<bool>,
+}
+
+impl TryFrom<StoredEvent> for EventBody {
+    type Error = ReadError;
+
+    fn try_from(event: StoredEvent) -> Result<Self, ReadError> {
+        let payload = RawValue::from_string(event.payload)
+            .map_err(|error| ReadError(format!("the payload of event {} is damaged: {error}", event.seq)))?;
+        Ok(Self {
+            seq: event.seq,
+            topic: event.topic,
+            event_id: event.event_id,
+            timestamp: event.timestamp,
+            source: event.source,
+            payload,
+            processed_at: format_micros(event.processed_at),
+        })
+    }
+}
+
+/// What a request asks for.
+struct Request {
+    query: Query,
+    wait: Duration,
+    from_end: bool,
+}
+
+/// Read events, newest or oldest first
+///
+/// A page ends early when it has looked at much of the log or holds many bytes, so it may be short or empty: go on
+/// with `next` until it is null (`order=desc`) or `caught_up` is true (`order=asc`). Who reads on from a cursor gets
+/// every event once, also while others publish.
+#[utoipa::path(
+    get,
+    path = "/events",
+    tag = "Read",
+    params(
+        ("topic" = Option<String>, Query, description = "Only this topic."),
+        ("source" = Option<String>, Query, description = "Only this source."),
+        ("from" = Option<String>, Query, description = "Only events that happened at this time or later (ISO 8601; write a `+` as `%2B`)."),
+        ("to" = Option<String>, Query, description = "Only events that happened before this time (ISO 8601)."),
+        ("order" = Option<String>, Query, description = "`desc`, the default: newest first. `asc`: oldest first."),
+        ("limit" = Option<u64>, Query, description = "At most this many events: 1 to 1000, default 100."),
+        ("cursor" = Option<String>, Query, description = "Go on from here: `next` of another page."),
+        ("position" = Option<String>, Query, description = "With `order=asc` and no cursor: `start`, the default, or `end`, to follow what is committed from now on."),
+        ("wait" = Option<u64>, Query, description = "With `order=asc`: when there is nothing yet, answer as soon as there is, or after this many seconds (at most 30)."),
+    ),
+    responses(
+        (status = 200, description = "A page of events.", body = PageBody),
+        QueryProblems,
+    ),
+)]
+pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    let Request {
+        mut query,
+        wait,
+        from_end,
+    } = request(&app, raw.as_deref())?;
+    if from_end && wait.is_zero() {
+        let page = Page {
+            events: Vec::new(),
+            position: app.store.high_watermark(),
+            exhausted: true,
+        };
+        return Ok(super::json(&body(&app, query, page)?));
+    }
+    let until = tokio::time::Instant::now() + wait;
+    // Subscribed before the first look: what is committed from here on is either read or announced.
+    let mut woken = app.wakeup.subscribe();
+    let mut stopping = app.stopping.clone();
+    if from_end {
+        query.position = Some(app.store.high_watermark());
+    }
+    loop {
+        let looked = tokio::time::Instant::now();
+        let over = looked >= until || *stopping.borrow();
+        match look(&app, query.clone(), over).await? {
+            Look::Answer(response) => return Ok(response),
+            Look::Nothing { position, exhausted } => {
+                query.position = Some(position);
+                if !exhausted {
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            () = woken.changed() => {
+                // However often something is committed, the store is not asked more often than this.
+                tokio::time::sleep_until((looked + WAIT_RECHECK).min(until)).await;
+            }
+            () = tokio::time::sleep_until(until) => {}
+            () = stopped(&mut stopping) => {}
+        }
+    }
+}
+
+/// Read one event
+#[utoipa::path(
+    get,
+    path = "/events/{topic}/{event_id}",
+    tag = "Read",
+    params(
+        ("topic" = String, Path, description = "Its topic, percent-encoded (`/` is `%2F`)."),
+        ("event_id" = String, Path, description = "Its id, percent-encoded."),
+    ),
+    responses(
+        (status = 200, description = "The event.", body = EventBody),
+        EventProblems,
+    ),
+)]
+pub(super) async fn one(
+    State(app): State<App>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
+    Parameters::parse(raw.as_deref(), &[])?;
+    let Path((topic, event_id)) =
+        path.map_err(|_| Problem::parameter("path", "the percent-encoded topic and event id are not UTF-8"))?;
+    let store = Arc::clone(&app.store);
+    let (found, topic, event_id) = app
+        .queries
+        .run(move || (store.find(&topic, &event_id), topic, event_id))
+        .await?;
+    match found? {
+        Some(event) => Ok(super::json(&EventBody::try_from(event)?)),
+        None => Err(Problem::new(
+            Kind::NoSuchEvent,
+            format!("no event {event_id:?} is stored in topic {topic:?}"),
+        )),
+    }
+}
+
+/// Reads the parameters.
+fn request(app: &App, raw: Option<&str>) -> Result<Request, Problem> {
+    let mut parameters = Parameters::parse(
+        raw,
+        &[
+            "topic", "source", "from", "to", "order", "limit", "cursor", "position", "wait",
+        ],
+    )?;
+    let asked = parameters.word("order", &[("asc", Order::Ascending), ("desc", Order::Descending)])?;
+    let cursor = match parameters.take("cursor") {
+        Some(text) => Some(position(app, &text, asked)?),
+        None => None,
+    };
+    let order = cursor
+        .map(|cursor| cursor.order)
+        .or(asked)
+        .unwrap_or(Order::Descending);
+    let start = parameters.word("position", &[("start", false), ("end", true)])?;
+    if start.is_some() && (cursor.is_some() || order == Order::Descending) {
+        return Err(Problem::parameter(
+            "position",
+            "only with order=asc and without a cursor",
+        ));
+    }
+    let wait = parameters.number("wait", 0, MAX_WAIT_SECONDS)?;
+    if wait.is_some() && order == Order::Descending {
+        return Err(Problem::parameter("wait", "only with order=asc"));
+    }
+    Ok(Request {
+        query: Query {
+            topic: parameters.take("topic"),
+            source: parameters.take("source"),
+            from: time(&mut parameters, "from")?,
+            to: time(&mut parameters, "to")?,
+            order,
+            position: cursor.map(|cursor| cursor.seq),
+            limit: parameters
+                .number("limit", 1, MAX_PAGE_LIMIT as u64)?
+                .map_or(DEFAULT_PAGE_LIMIT, |limit| limit as usize),
+        },
+        wait: Duration::from_secs(wait.unwrap_or(0)),
+        from_end: start.unwrap_or(false),
+    })
+}
+
+fn position(app: &App, text: &str, asked: Option<Order>) -> Result<Position, Problem> {
+    let position = app.cursors.read_events(text)?;
+    if let Some(asked) = asked
+        && asked != position.order
+    {
+        let (of, other) = match position.order {
+            Order::Ascending => ("asc", "desc"),
+            Order::Descending => ("desc", "asc"),
+        };
+        return Err(cursor::invalid(format_args!("it is of order={of}, not of order={other}")));
+    }
+    if position.seq > app.store.high_watermark() {
+        return Err(cursor::invalid(
+            "it is ahead of the store: was an older copy of the store put back?",
+        ));
+    }
+    Ok(position)
+}
+
+fn time(parameters: &mut Parameters, name: &str) -> Result<Option<Instant>, Problem> {
+    let Some(text) = parameters.take(name) else {
+        return Ok(None);
+    };
+    Instant::parse(&text).map(Some).map_err(|error| {
+        let hint = if text.contains(' ') {
+            " (in a query string, write + as %2B)"
+        } else {
+            ""
+        };
+        Problem::parameter(name, format!("{error}{hint}"))
+    })
+}
+
+/// Waits until the server stops.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // The only error is that the server is gone, which is the same.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// What a look at the store found.
+enum Look {
+    /// Events, or nothing and no time left: the answer.
+    Answer(Response),
+    /// Nothing up to this position.
+    Nothing { position: Seq, exhausted: bool },
+}
+
+/// Reads a page and puts the answer together, both beside the connections' threads: a page may hold megabytes.
+async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
+    let app_there = Arc::clone(app);
+    app.queries
+        .run(move || {
+            let page = app_there.store.page(&query)?;
+            if page.events.is_empty() && !over {
+                return Ok(Look::Nothing {
+                    position: page.position,
+                    exhausted: page.exhausted,
+                });
+            }
+            Ok(Look::Answer(super::json(&body(&app_there, query, page)?)))
+        })
+        .await?
+}
+
+fn body(app: &App, query: Query, page: Page) -> Result<PageBody, ReadError> {
+    let order = query.order;
+    let more = order == Order::Ascending || !page.exhausted;
+    Ok(PageBody {
+        topic: query.topic,
+        count: page.events.len(),
+        events: page
+            .events
+            .into_iter()
+            .map(EventBody::try_from)
+            .collect::<Result<_, _>>()?,
+        next: more.then(|| {
+            app.cursors.events(Position {
+                order,
+                seq: page.position,
+            })
+        }),
+        caught_up: (order == Order::Ascending).then_some(page.exhausted),
+    })
+}

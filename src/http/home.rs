@@ -1,0 +1,69 @@
+//! `GET /`: a page for browsers, a list of the paths for any other client.
+
+use super::{App, documents::Documents};
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// What this is, and where to go on.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Service)]
+pub(crate) struct HomeBody<'a> {
+    /// `oncelog`.
+    service: &'a str,
+    /// Its version.
+    version: &'a str,
+    /// `healthy` or `unhealthy`, as in `GET /health`.
+    status: &'a str,
+    /// The calls it takes, as `METHOD /path`.
+    endpoints: &'a [String],
+}
+
+/// What this is
+///
+/// A browser (`Accept: text/html`) gets a page with live counts and links.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "Operate",
+    responses((status = 200, description = "The service and its paths.", content(
+        (HomeBody = "application/json"),
+        (String = "text/html"),
+    ))),
+)]
+pub(super) async fn home(
+    State(app): State<App>,
+    Extension(documents): Extension<Documents>,
+    headers: HeaderMap,
+) -> Response {
+    let mut response = if accepts_html(&headers) {
+        super::page(documents.home)
+    } else {
+        super::json(&HomeBody {
+            service: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            status: super::health::status(&app),
+            endpoints: &documents.endpoints,
+        })
+    };
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// Whether the client named HTML; `*/*` is no browser.
+fn accepts_html(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|range| range.split(';').next())
+        .any(|range| range.trim().eq_ignore_ascii_case("text/html"))
+}

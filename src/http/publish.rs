@@ -1,0 +1,343 @@
+//! `POST /publish` and `POST /publish/batch`: bytes become a batch, the batch is committed, the answer says exactly
+//! what became of it.
+
+use super::{
+    App,
+    documents::PublishProblems,
+    error::{Kind, Problem},
+    parameters::Parameters,
+};
+use crate::{
+    event::{self, Batch, Outcome, Seq, Shape},
+    limits::PARSE_INLINE_BYTES,
+    store::{BatchOutcome, Placed},
+};
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+
+/// One event as it is sent.
+#[derive(ToSchema)]
+#[schema(as = Event, example = json!({
+    "topic": "user.login",
+    "event_id": "evt-001",
+    "timestamp": "2025-10-23T10:00:00Z",
+    "source": "auth-service",
+    "payload": {"user_id": 123, "username": "alice"}
+}))]
+#[allow(dead_code, reason = "describes what `event::parse` reads")]
+pub(crate) struct EventInput {
+    /// What the event is about. With `event_id` it is the event's identity. Any characters but U+0000; case and
+    /// Unicode form matter.
+    #[schema(min_length = 1, max_length = 255)]
+    topic: String,
+    /// The producer's name for the event, unique within its topic.
+    #[schema(min_length = 1, max_length = 255)]
+    event_id: String,
+    /// When it happened: an ISO 8601 date-time with up to nine digits of a second; with no offset it is UTC.
+    timestamp: String,
+    /// Who sent it.
+    #[schema(min_length = 1, max_length = 255)]
+    source: String,
+    /// A JSON object, nested at most 64 deep, without duplicate keys; `{}` when left out. It comes back byte for byte.
+    #[schema(required = false, value_type = Object)]
+    payload: serde_json::Value,
+}
+
+/// Events that are stored together or not at all.
+#[derive(ToSchema)]
+#[schema(as = Events)]
+#[allow(dead_code, reason = "describes what `event::parse` reads")]
+pub(crate) struct EventsInput {
+    /// At least one event, at most `QUEUE_MAX_SIZE`.
+    #[schema(min_items = 1)]
+    events: Vec<EventInput>,
+}
+
+/// One event, an array of events, or `{"events":[…]}`.
+#[derive(ToSchema)]
+#[schema(as = PublishBody)]
+#[allow(dead_code, reason = "describes what `event::parse` reads")]
+pub(crate) enum PublishInput {
+    /// One event.
+    #[schema(title = "One event")]
+    One(EventInput),
+    /// An array of events.
+    #[schema(title = "Array")]
+    Many(Vec<EventInput>),
+    /// Events in an object.
+    #[schema(title = "Wrapped")]
+    Wrapped(EventsInput),
+}
+
+/// What became of a request's events. `received` = `accepted` + `duplicates`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Published, example = json!({
+    "received": 3,
+    "accepted": 2,
+    "duplicates": 1,
+    "conflicts": 0,
+    "message": "Received 3 events, accepted 2, rejected 1 duplicates"
+}))]
+pub(crate) struct PublishedBody<'a> {
+    /// Events in the request.
+    received: usize,
+    /// Those that were new and are stored now.
+    accepted: usize,
+    /// Those whose identity was there already, conflicts included.
+    duplicates: usize,
+    /// Those of `duplicates` that had another payload than the first one.
+    conflicts: usize,
+    /// The same in words.
+    #[schema(value_type = String)]
+    message: Message,
+    /// With `results=true`: one entry an event, in the order sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<Vec<EventResult<'a>>>,
+}
+
+/// What became of one event.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct EventResult<'a> {
+    /// Its topic.
+    topic: &'a str,
+    /// Its id.
+    event_id: &'a str,
+    /// `stored`, `duplicate`, or `conflict`: a duplicate with another payload.
+    outcome: EventOutcome,
+    /// Where the event stands in the log; of a duplicate, where the first one stands.
+    seq: Seq,
+}
+
+/// What became of one event.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum EventOutcome {
+    /// It is new and now in the store.
+    Stored,
+    /// Its identity was there already, with the same payload.
+    Duplicate,
+    /// Its identity was there already, with another payload; the first one stays.
+    Conflict,
+}
+
+/// The counts in words, written straight into the answer.
+struct Message {
+    received: usize,
+    accepted: usize,
+    duplicates: usize,
+}
+
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!(
+            "Received {} events, accepted {}, rejected {} duplicates",
+            self.received, self.accepted, self.duplicates
+        ))
+    }
+}
+
+/// Store events, each once
+///
+/// One event, an array of them, `{"events":[…]}`, or one event a line with `application/x-ndjson`. All of the
+/// request's events are stored, or none. 200 means that they are committed and synced to disk; after anything else,
+/// sending them again is safe.
+#[utoipa::path(
+    post,
+    path = "/publish",
+    tag = "Publish",
+    params(
+        ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
+        ("ack" = Option<String>, Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+    ),
+    request_body(
+        description = "At most 16 MiB.",
+        content((PublishInput = "application/json"), (String = "application/x-ndjson")),
+    ),
+    responses(
+        (status = 200, description = "All events are committed, or were there already.", body = PublishedBody),
+        PublishProblems,
+    ),
+)]
+pub(super) async fn publish(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    let shape = match content_type(request.headers())? {
+        ContentType::Json => Shape::Any,
+        ContentType::Lines => Shape::Lines,
+    };
+    accept(&app, request, shape).await
+}
+
+/// Store a batch of events, each once
+///
+/// The same as `POST /publish`, for `{"events":[…]}` only.
+#[utoipa::path(
+    post,
+    path = "/publish/batch",
+    tag = "Publish",
+    params(
+        ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
+        ("ack" = Option<String>, Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+    ),
+    request_body(description = "At most 16 MiB.", content = EventsInput, content_type = "application/json"),
+    responses(
+        (status = 200, description = "All events are committed, or were there already.", body = PublishedBody),
+        PublishProblems,
+    ),
+)]
+pub(super) async fn publish_batch(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    match content_type(request.headers())? {
+        ContentType::Json => accept(&app, request, Shape::Wrapped).await,
+        ContentType::Lines => Err(unsupported(format!("/publish/batch takes {JSON} only, not {NDJSON}"))),
+    }
+}
+
+async fn accept(app: &App, request: Request, shape: Shape) -> Result<Response, Problem> {
+    let with_results = options(request.uri().query())?;
+    let (body, room) = app.bodies.read(request.into_body(), app.patience).await?;
+    let batch = parse(app, body, shape).await?;
+    let names = with_results.then(|| names(&batch));
+    let outcome = app.ingest.submit(batch).await?;
+    drop(room);
+    match outcome {
+        BatchOutcome::Committed(placed) => Ok(answer(&placed, names.as_deref())),
+        BatchOutcome::TooManyTopics { event } => Err(Problem::at(
+            Kind::TooManyTopics,
+            format!("events[{event}].topic"),
+            format!("events[{event}].topic: the store holds as many topics as it may; use one that is there"),
+        )),
+    }
+}
+
+/// Reads `results` and `ack`.
+fn options(query: Option<&str>) -> Result<bool, Problem> {
+    if query.is_none() {
+        return Ok(false);
+    }
+    let mut parameters = Parameters::parse(query, &["results", "ack"])?;
+    match parameters.take("ack").as_deref() {
+        None | Some("committed") => {}
+        Some("queued") => {
+            return Err(Problem::parameter(
+                "ack",
+                "this server has no broker that could hold the events; leave it out or use committed",
+            ));
+        }
+        Some(other) => {
+            return Err(Problem::parameter("ack", format!("committed is needed, not {other:?}")));
+        }
+    }
+    Ok(parameters
+        .word("results", &[("true", true), ("false", false)])?
+        .unwrap_or(false))
+}
+
+async fn parse(app: &App, body: Vec<u8>, shape: Shape) -> Result<Batch, Problem> {
+    let identity = app.store.identity();
+    let max_events = app.ingest.capacity();
+    if body.len() <= PARSE_INLINE_BYTES {
+        return Ok(event::parse(body, shape, &identity, max_events)?);
+    }
+    tokio::task::spawn_blocking(move || event::parse(body, shape, &identity, max_events))
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, "parsing a body panicked");
+            Problem::new(Kind::Internal, "the body could not be parsed")
+        })?
+        .map_err(Problem::from)
+}
+
+fn names(batch: &Batch) -> Vec<(String, String)> {
+    batch
+        .events()
+        .map(|event| (event.topic.to_owned(), event.event_id.to_owned()))
+        .collect()
+}
+
+fn answer(placed: &[Placed], names: Option<&[(String, String)]>) -> Response {
+    let count = |outcome| placed.iter().filter(|placed| placed.outcome == outcome).count();
+    let received = placed.len();
+    let conflicts = count(Outcome::Conflict);
+    let duplicates = count(Outcome::Duplicate) + conflicts;
+    let accepted = received - duplicates;
+    let results = names.map(|names| {
+        placed
+            .iter()
+            .zip(names)
+            .map(|(placed, (topic, event_id))| EventResult {
+                topic,
+                event_id,
+                outcome: match placed.outcome {
+                    Outcome::Stored => EventOutcome::Stored,
+                    Outcome::Duplicate => EventOutcome::Duplicate,
+                    Outcome::Conflict => EventOutcome::Conflict,
+                },
+                seq: placed.seq,
+            })
+            .collect()
+    });
+    super::json(&PublishedBody {
+        received,
+        accepted,
+        duplicates,
+        conflicts,
+        message: Message {
+            received,
+            accepted,
+            duplicates,
+        },
+        results,
+    })
+    .into_response()
+}
+
+enum ContentType {
+    Json,
+    Lines,
+}
+
+/// What the body is, by its headers.
+fn content_type(headers: &HeaderMap) -> Result<ContentType, Problem> {
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && encoding != HeaderValue::from_static("identity")
+    {
+        return Err(unsupported("Content-Encoding: send the body as it is, not compressed"));
+    }
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Err(unsupported(format!(
+            "the Content-Type header is missing; send {JSON}, or {NDJSON} for one event a line"
+        )));
+    };
+    // The usual case needs no parsing.
+    if value == JSON {
+        return Ok(ContentType::Json);
+    }
+    let text = value.to_str().unwrap_or_default();
+    let mut parts = text.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default();
+    for parameter in parts {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if name.eq_ignore_ascii_case("charset") && !value.trim_matches('"').eq_ignore_ascii_case("utf-8") {
+            return Err(unsupported(format!("charset: utf-8 is needed, not {value:?}")));
+        }
+    }
+    if kind.eq_ignore_ascii_case(JSON) {
+        Ok(ContentType::Json)
+    } else if kind.eq_ignore_ascii_case(NDJSON) {
+        Ok(ContentType::Lines)
+    } else {
+        Err(unsupported(format!(
+            "{text:?} is not supported; send {JSON}, or {NDJSON} for one event a line"
+        )))
+    }
+}
+
+fn unsupported(detail: impl Into<String>) -> Problem {
+    Problem::new(Kind::UnsupportedMediaType, detail)
+}

@@ -1,0 +1,89 @@
+//! `GET /stats`: the exact counters over the whole store, which survive restarts.
+
+use super::{App, documents::ReadProblems, error::Problem};
+use crate::limits::MAX_STATS_TOPICS;
+use axum::{extract::State, response::Response};
+use serde::Serialize;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// The counters. `received` = `unique_processed` + `duplicate_dropped`, always.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Stats, example = json!({
+    "received": 3,
+    "unique_processed": 2,
+    "duplicate_dropped": 1,
+    "conflicts": 0,
+    "topics": ["order.created", "user.login"],
+    "topics_total": 2,
+    "queue_size": 0,
+    "uptime_seconds": 3600,
+    "uptime_human": "1h 0m 0s"
+}))]
+pub(crate) struct StatsBody {
+    /// Events that were committed or dropped as duplicates; a request answered 4xx or 5xx is not counted.
+    received: u64,
+    /// Events stored.
+    unique_processed: u64,
+    /// Events dropped because their identity was there already, conflicts included.
+    duplicate_dropped: u64,
+    /// Those of `duplicate_dropped` that had another payload than the first one.
+    conflicts: u64,
+    /// The topics, sorted; at most the first 1,000.
+    topics: Vec<String>,
+    /// How many topics there are.
+    topics_total: u64,
+    /// Events that wait for their commit.
+    queue_size: usize,
+    /// Seconds since the server started.
+    uptime_seconds: u64,
+    /// The same in words.
+    uptime_human: String,
+}
+
+/// Read the counters
+#[utoipa::path(
+    get,
+    path = "/stats",
+    tag = "Read",
+    responses(
+        (status = 200, description = "The counters as of now.", body = StatsBody),
+        ReadProblems,
+    ),
+)]
+pub(super) async fn stats(State(app): State<App>) -> Result<Response, Problem> {
+    let store = Arc::clone(&app.store);
+    let (totals, topics) = app
+        .queries
+        .run(move || (store.totals(), store.topics(None, MAX_STATS_TOPICS)))
+        .await?;
+    let uptime_seconds = app.started.elapsed().as_secs();
+    Ok(super::json(&StatsBody {
+        received: totals.accepted + totals.duplicates,
+        unique_processed: totals.accepted,
+        duplicate_dropped: totals.duplicates,
+        conflicts: totals.conflicts,
+        topics: topics.into_iter().map(|status| status.topic).collect(),
+        topics_total: totals.topics,
+        queue_size: app.ingest.queued_events(),
+        uptime_seconds,
+        uptime_human: uptime_human(uptime_seconds),
+    }))
+}
+
+/// Hours, minutes and seconds.
+fn uptime_human(seconds: u64) -> String {
+    format!("{}h {}m {}s", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptime_is_told_in_hours_minutes_and_seconds() {
+        assert_eq!(uptime_human(0), "0h 0m 0s");
+        assert_eq!(uptime_human(3_600), "1h 0m 0s");
+        assert_eq!(uptime_human(90_061), "25h 1m 1s");
+    }
+}

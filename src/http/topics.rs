@@ -1,0 +1,107 @@
+//! `GET /topics`: every topic with its exact counts, a page at a time.
+
+use super::{App, documents::QueryProblems, error::Problem, parameters::Parameters};
+use crate::{
+    event::{Seq, format_micros},
+    limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT},
+    store::TopicStatus,
+};
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use serde::Serialize;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// A topic with its counts.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Topic)]
+pub(crate) struct TopicBody {
+    /// Its name.
+    topic: String,
+    /// Events stored.
+    accepted: u64,
+    /// Events dropped because their identity was there already, conflicts included.
+    duplicates: u64,
+    /// Those of `duplicates` that had another payload.
+    conflicts: u64,
+    /// The number of its first event.
+    first_seq: Seq,
+    /// When its first event was committed, in UTC with microseconds.
+    first_processed_at: String,
+    /// The number of its newest event.
+    last_seq: Seq,
+    /// When its newest event was committed, in UTC with microseconds.
+    last_processed_at: String,
+}
+
+/// A page of topics.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TopicPage)]
+pub(crate) struct TopicsBody {
+    /// How many topics this page has.
+    count: usize,
+    /// The topics, in the byte order of their names.
+    topics: Vec<TopicBody>,
+    /// The cursor with which to go on; null when nothing is left.
+    next: Option<String>,
+}
+
+impl From<TopicStatus> for TopicBody {
+    fn from(status: TopicStatus) -> Self {
+        Self {
+            topic: status.topic,
+            accepted: status.accepted,
+            duplicates: status.duplicates,
+            conflicts: status.conflicts,
+            first_seq: status.first_seq,
+            first_processed_at: format_micros(status.first_processed_at),
+            last_seq: status.last_seq,
+            last_processed_at: format_micros(status.last_processed_at),
+        }
+    }
+}
+
+/// List the topics
+#[utoipa::path(
+    get,
+    path = "/topics",
+    tag = "Read",
+    params(
+        ("limit" = Option<u64>, Query, description = "At most this many topics: 1 to 1000, default 100."),
+        ("cursor" = Option<String>, Query, description = "Go on from here: `next` of another page."),
+    ),
+    responses(
+        (status = 200, description = "A page of topics.", body = TopicsBody),
+        QueryProblems,
+    ),
+)]
+pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    let mut parameters = Parameters::parse(raw.as_deref(), &["limit", "cursor"])?;
+    let limit = parameters
+        .number("limit", 1, MAX_PAGE_LIMIT as u64)?
+        .map_or(DEFAULT_PAGE_LIMIT, |limit| limit as usize);
+    let after = match parameters.take("cursor") {
+        Some(cursor) => Some(app.cursors.read_topics(&cursor)?),
+        None => None,
+    };
+    let store = Arc::clone(&app.store);
+    // One more than asked for shows whether something is left.
+    let mut found = app
+        .queries
+        .run(move || store.topics(after.as_deref(), limit + 1))
+        .await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found
+        .last()
+        .filter(|_| more)
+        .map(|last| app.cursors.topics(&last.topic));
+    let topics: Vec<TopicBody> = found.into_iter().map(TopicBody::from).collect();
+    Ok(super::json(&TopicsBody {
+        count: topics.len(),
+        topics,
+        next,
+    }))
+}

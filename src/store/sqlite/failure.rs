@@ -1,0 +1,83 @@
+//! What SQLite's errors mean for a store, in words for the person who has to act.
+
+use super::paths::Paths;
+use crate::store::{CommitError, OpenError, ReadError};
+use rusqlite::{Error, ErrorCode, ffi};
+
+/// The extended result code, if the error came from SQLite.
+fn extended_code(error: &Error) -> Option<i32> {
+    match error {
+        Error::SqliteFailure(failure, _) => Some(failure.extended_code),
+        _ => None,
+    }
+}
+
+/// Whether a sync failed, after which nobody knows what is on disk.
+pub(super) fn is_failed_sync(error: &Error) -> bool {
+    matches!(
+        extended_code(error),
+        Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC | ffi::SQLITE_IOERR_CLOSE)
+    )
+}
+
+/// Whether a COMMIT that failed with this certainly left nothing behind: these happen before the last page of the
+/// transaction, without which SQLite ignores all others, is in the write-ahead log.
+pub(super) fn is_clear_after_commit(error: &Error) -> bool {
+    matches!(
+        extended_code(error),
+        Some(ffi::SQLITE_FULL | ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_BUSY)
+    )
+}
+
+/// What to do about an error, for the end of a message.
+fn advice(error: &Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "the disk is full: free some space, and writing resumes by itself",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another program keeps the file locked: end that program's transaction"
+        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            "the file is damaged: stop the server, run `oncelog verify` on it, and go back to a backup"
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            "check that the file and its folder may be read and written by this user"
+        }
+        _ => "check the disk and the system's log",
+    }
+}
+
+/// An error of a write that was rolled back.
+pub(super) fn unavailable(paths: &Paths, error: &Error) -> CommitError {
+    CommitError::Unavailable(format!(
+        "{} cannot be written: {error}; {}",
+        paths.database.display(),
+        advice(error)
+    ))
+}
+
+/// The text of a store that must not be written again.
+pub(super) fn poisoned(paths: &Paths, what: &str, error: impl std::fmt::Display) -> String {
+    format!(
+        "{}: {what} failed: {error}. What the disk holds is unknown, so nothing more is written until oncelog is \
+         started again: check the disk and the system's log first",
+        paths.database.display()
+    )
+}
+
+/// An error while a store is opened, copied or checked.
+pub(super) fn open(paths: &Paths, what: &str, error: &Error) -> OpenError {
+    OpenError(format!(
+        "{}: {what}: {error}; {}",
+        paths.database.display(),
+        advice(error)
+    ))
+}
+
+/// An error of a read.
+pub(super) fn read(paths: &Paths, error: &Error) -> ReadError {
+    ReadError(format!(
+        "{} cannot be read: {error}; {}",
+        paths.database.display(),
+        advice(error)
+    ))
+}

@@ -1,0 +1,46 @@
+//! Where the parts of a store are: all names follow from the database file's.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// The files and folders of one store.
+#[derive(Clone, Debug)]
+pub(super) struct Paths {
+    /// The SQLite file.
+    pub(super) database: PathBuf,
+    /// Its write-ahead log, which SQLite manages.
+    pub(super) wal: PathBuf,
+    /// The folder of the index segments.
+    pub(super) index: PathBuf,
+    /// The lock file.
+    pub(super) lock: PathBuf,
+}
+
+impl Paths {
+    /// The parts of the store at `database`.
+    pub(super) fn of(database: &Path) -> Self {
+        let with = |suffix: &str| {
+            let mut name = OsString::from(database);
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        Self {
+            database: database.to_path_buf(),
+            wal: with("-wal"),
+            index: with("-index"),
+            lock: with(".lock"),
+        }
+    }
+
+    /// Bytes of the SQLite file and its write-ahead log. Asks for sizes only: opening and closing the file beside
+    /// SQLite would drop the locks that SQLite holds on it in this process (POSIX locks work that way).
+    pub(super) fn database_bytes(&self) -> u64 {
+        [&self.database, &self.wal]
+            .iter()
+            .filter_map(|path| std::fs::metadata(path).ok())
+            .map(|metadata| metadata.len())
+            .sum()
+    }
+}

@@ -1,0 +1,305 @@
+//! The SQLite file: its tables, and the checks that it is ours, whole and synced before anything is written to it.
+//!
+//! | table | what it holds |
+//! |---|---|
+//! | `meta` | the store's id, the secret of its keys, a checksum of the two, when it was created, the last probe |
+//! | `events` | the log: one row an event, only ever appended to |
+//! | `topics` | the topics' names by number, from 0 without gaps, in the order in which they came |
+//! | `segments` | the index segments that count; a file that is not listed here does not |
+//! | `counter_deltas`, `counter_snapshot` | the counters, see `counters` |
+//! | `processed_events` | a view of the log for people |
+//!
+//! No table has an index beside it and no key is random, so a commit touches the last pages of a few tables and
+//! nothing else. That topics are unique is seen to in memory.
+
+use super::{failure, paths::Paths};
+use crate::{
+    event::{Identity, format_micros},
+    limits,
+    store::OpenError,
+};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior, config::DbConfig};
+use std::{fs::File, io::Read as _};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Marks the file as ours, for us and for the `file` program: "oncl".
+const APPLICATION_ID: i64 = 0x6f6e_636c;
+/// The format of all that is described in this module and in `rows`, `counters` and `index`.
+const FORMAT_VERSION: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    CREATE TABLE topics(number INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    CREATE TABLE events(
+        seq INTEGER PRIMARY KEY, topic INTEGER NOT NULL, processed_at INTEGER NOT NULL,
+        fingerprint INTEGER NOT NULL, checksum INTEGER NOT NULL,
+        event_id TEXT NOT NULL, timestamp TEXT NOT NULL, source TEXT NOT NULL, payload TEXT NOT NULL);
+    CREATE TABLE segments(number INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL);
+    CREATE TABLE counter_deltas(id INTEGER PRIMARY KEY, delta BLOB NOT NULL);
+    CREATE TABLE counter_snapshot(id INTEGER PRIMARY KEY, upto_delta INTEGER NOT NULL, snapshot BLOB NOT NULL);
+    CREATE VIEW processed_events(topic, event_id, timestamp, source, payload, processed_at) AS
+        SELECT (SELECT name FROM topics WHERE number = events.topic), event_id, timestamp, source, payload,
+            strftime('%Y-%m-%dT%H:%M:%S', processed_at / 1000000, 'unixepoch')
+                || printf('.%06dZ', processed_at % 1000000)
+        FROM events;
+";
+
+/// Refuses a file that is there but cannot be a store of ours, before SQLite gets to write to it.
+///
+/// Only for the holder of the lock: closing the file would drop the locks of a SQLite connection to it in this process.
+pub(super) fn check_file(paths: &Paths) -> Result<(), OpenError> {
+    let shown = paths.database.display();
+    match std::fs::metadata(&paths.database) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(OpenError(format!("{shown} cannot be looked at: {error}"))),
+        Ok(metadata) if metadata.is_dir() => return Err(is_folder(paths)),
+        Ok(metadata) if metadata.len() == 0 => return Ok(()),
+        Ok(_) => {}
+    }
+    let mut header = Vec::new();
+    File::open(&paths.database)
+        .and_then(|file| file.take(100).read_to_end(&mut header))
+        .map_err(|error| {
+            OpenError(format!(
+                "{shown} cannot be read: {error}. Check the file's owner and permissions"
+            ))
+        })?;
+    if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
+        return Err(OpenError(format!(
+            "{shown} is not a SQLite database. Set DATABASE_PATH to a file of oncelog's or to a new one"
+        )));
+    }
+    Ok(())
+}
+
+/// The error for a folder where a file should be.
+pub(super) fn is_folder(paths: &Paths) -> OpenError {
+    OpenError(format!(
+        "{0} is a folder. Set DATABASE_PATH to a file, for example {0}/oncelog.db",
+        paths.database.display()
+    ))
+}
+
+/// Opens the file for the writer; makes it when it is not there.
+pub(super) fn open_for_writing(paths: &Paths) -> Result<Connection, OpenError> {
+    check_file(paths)?;
+    let failed = |error| failure::open(paths, "the file cannot be opened", &error);
+    {
+        // A read-only look first: another program's database is left exactly as it was.
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        if std::fs::metadata(&paths.database).is_ok_and(|metadata| metadata.len() > 0) {
+            let connection = Connection::open_with_flags(&paths.database, flags).map_err(failed)?;
+            configure(&connection).map_err(failed)?;
+            check_format(paths, &connection)?;
+        }
+    }
+    let mut connection = connect(
+        paths,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    )
+    .map_err(failed)?;
+    if connection.is_readonly(MAIN_DB).map_err(failed)? {
+        return Err(OpenError(format!(
+            "{} may be read but not written by this user. Check its owner and permissions",
+            paths.database.display()
+        )));
+    }
+    if check_format(paths, &connection)? == Format::New {
+        let mut random = [0; 32];
+        getrandom::fill(&mut random)
+            .map_err(|error| OpenError(format!("the operating system gives no random numbers: {error}")))?;
+        let (store, secret) = random.split_at(16);
+        let now = format_micros(jiff::Timestamp::now().as_microsecond());
+        create(&mut connection, store, secret, &now)
+            .map_err(|error| failure::open(paths, "the tables cannot be made", &error))?;
+    }
+    make_durable(paths, &connection)?;
+    Ok(connection)
+}
+
+/// Opens the file for reading only, and checks that it is a store.
+pub(super) fn open_for_reading(paths: &Paths) -> Result<Connection, OpenError> {
+    match std::fs::metadata(&paths.database) {
+        Ok(metadata) if metadata.is_dir() => return Err(is_folder(paths)),
+        Ok(_) => {}
+        Err(error) => {
+            return Err(OpenError(format!(
+                "{} cannot be opened: {error}",
+                paths.database.display()
+            )));
+        }
+    }
+    let connection =
+        connect_reader(paths).map_err(|error| failure::open(paths, "the file cannot be opened", &error))?;
+    if check_format(paths, &connection)? == Format::New {
+        return Err(OpenError(format!(
+            "{} is an empty database, not a store",
+            paths.database.display()
+        )));
+    }
+    Ok(connection)
+}
+
+/// One more read-only connection to a store that is open.
+pub(super) fn connect_reader(paths: &Paths) -> rusqlite::Result<Connection> {
+    let connection = connect(paths, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.pragma_update(None, "cache_size", -limits::SQLITE_READER_CACHE_KIB)?;
+    Ok(connection)
+}
+
+/// One more connection to a store that is open, for checkpoints.
+pub(super) fn connect_checkpointer(paths: &Paths) -> rusqlite::Result<Connection> {
+    let connection = connect(paths, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    Ok(connection)
+}
+
+fn connect(paths: &Paths, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    // A connection is used by one thread at a time, which is all that NO_MUTEX asks for.
+    let connection = Connection::open_with_flags(&paths.database, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    configure(&connection)?;
+    Ok(connection)
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
+    // Checkpoints are ours to do; the last connection to close must not do a large one, least of all after a failed
+    // sync.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+/// What a SQLite file turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// A database without anything in it.
+    New,
+    /// A store that this program can use.
+    Ours,
+}
+
+fn check_format(paths: &Paths, connection: &Connection) -> Result<Format, OpenError> {
+    let failed = |error| failure::open(paths, "the file cannot be read", &error);
+    let application: i64 = pragma(connection, "application_id").map_err(failed)?;
+    let version: i64 = pragma(connection, "user_version").map_err(failed)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(failed)?;
+    let shown = paths.database.display();
+    match (application, version, tables) {
+        (0, 0, 0) => Ok(Format::New),
+        (APPLICATION_ID, FORMAT_VERSION, _) => Ok(Format::Ours),
+        (APPLICATION_ID, _, _) => Err(OpenError(format!(
+            "{shown} has file format {version}, and this oncelog knows format {FORMAT_VERSION}: it was written by a \
+             newer oncelog. Use that version or a later one"
+        ))),
+        _ => Err(OpenError(format!(
+            "{shown} is a SQLite database of another program; nothing was changed in it. Set DATABASE_PATH to a file \
+             of oncelog's or to a new one"
+        ))),
+    }
+}
+
+/// Makes the tables of a store with this identity in an empty database, all or nothing.
+pub(super) fn create(
+    connection: &mut Connection,
+    store: &[u8],
+    secret: &[u8],
+    created_at: &str,
+) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "page_size", limits::SQLITE_PAGE_BYTES.cast_signed())?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", FORMAT_VERSION)?;
+    transaction.execute_batch(TABLES)?;
+    transaction.execute(
+        "INSERT INTO meta(name, value) VALUES \
+         ('store_id', ?1), ('hash_secret', ?2), ('checksum', ?3), ('created_at', ?4), ('probe', 0)",
+        (store, secret, meta_checksum(store, secret), created_at),
+    )?;
+    transaction.commit()
+}
+
+fn meta_checksum(store: &[u8], secret: &[u8]) -> i64 {
+    xxh3_64(&[store, secret].concat()).cast_signed()
+}
+
+/// Sets what makes a commit durable, and reads it back, because SQLite ignores what it cannot do without a word.
+fn make_durable(paths: &Paths, connection: &Connection) -> Result<(), OpenError> {
+    let failed = |error| failure::open(paths, "the settings cannot be set", &error);
+    let journal: String = connection
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "cache_size", -limits::SQLITE_WRITER_CACHE_KIB)
+        .map_err(failed)?;
+    let synchronous: i64 = pragma(connection, "synchronous").map_err(failed)?;
+    let page_size: i64 = pragma(connection, "page_size").map_err(failed)?;
+    let autocheckpoint: i64 = pragma(connection, "wal_autocheckpoint").map_err(failed)?;
+    for (name, found, needed) in [
+        ("journal_mode", journal, "wal".to_owned()),
+        ("synchronous", synchronous.to_string(), "2".to_owned()),
+        (
+            "page_size",
+            page_size.to_string(),
+            limits::SQLITE_PAGE_BYTES.to_string(),
+        ),
+        ("wal_autocheckpoint", autocheckpoint.to_string(), "0".to_owned()),
+    ] {
+        if found != needed {
+            return Err(OpenError(format!(
+                "{}: SQLite's {name} is {found} where {needed} is needed to keep what was acknowledged. The file system \
+                 may lack what SQLite's write-ahead log needs (network file systems do): use a local disk",
+                paths.database.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn pragma<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
+}
+
+/// What makes the store itself, as it was given at its creation.
+#[derive(Debug)]
+pub(super) struct Meta {
+    pub(super) identity: Identity,
+    pub(super) created_at: String,
+}
+
+/// Reads the store's identity.
+pub(super) fn load_meta(paths: &Paths, connection: &Connection) -> Result<Meta, OpenError> {
+    let failed = |error| failure::open(paths, "the store's identity cannot be read", &error);
+    let mut select = connection
+        .prepare("SELECT value FROM meta WHERE name = ?1")
+        .map_err(failed)?;
+    let store: Vec<u8> = select.query_row(["store_id"], |row| row.get(0)).map_err(failed)?;
+    let secret: Vec<u8> = select
+        .query_row(["hash_secret"], |row| row.get(0))
+        .map_err(failed)?;
+    let checksum: i64 = select.query_row(["checksum"], |row| row.get(0)).map_err(failed)?;
+    let created_at = select
+        .query_row(["created_at"], |row| row.get(0))
+        .map_err(failed)?;
+    match (<[u8; 16]>::try_from(&*store), <[u8; 16]>::try_from(&*secret)) {
+        (Ok(id), Ok(key)) if checksum == meta_checksum(&store, &secret) => Ok(Meta {
+            identity: Identity {
+                store: u128::from_be_bytes(id),
+                secret: key,
+            },
+            created_at,
+        }),
+        _ => Err(OpenError(format!(
+            "{}: the store's identity (table meta) is damaged, and without it no event is known again. Go back to a \
+             backup",
+            paths.database.display()
+        ))),
+    }
+}

@@ -1,0 +1,332 @@
+//! The writing side: one transaction a commit, and nothing in memory changes before it is durable.
+
+use super::{
+    Shared,
+    checkpoint::{self, Checkpoints},
+    counters::Delta,
+    decide::{Plan, decide},
+    failure,
+    insert::Insert,
+    lock::Lock,
+    repair::Repairs,
+};
+use crate::{
+    event::{Batch, Key},
+    index::Change,
+    limits,
+    store::{BatchOutcome, CommitError, Writer},
+};
+use rusqlite::{Connection, config::DbConfig};
+use std::sync::{Arc, atomic::Ordering};
+
+/// The writer of a SQLite store.
+pub(super) struct SqliteWriter {
+    // In this order they are dropped: the threads end before the lock is given up.
+    checkpoints: Checkpoints,
+    repairs: Repairs,
+    connection: Connection,
+    shared: Arc<Shared>,
+    insert: Insert,
+    ledger: Ledger,
+    max_topics: usize,
+    _lock: Lock,
+}
+
+/// What is known of the stored counters, to give row ids and to see when to fold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ledger {
+    /// The newest delta's id; 0 when there was none yet.
+    pub(super) last_delta: i64,
+    /// Deltas that are stored.
+    pub(super) deltas: u64,
+    /// Their bytes.
+    pub(super) delta_bytes: u64,
+    /// The snapshot's id; 0 when there is none yet.
+    pub(super) snapshot: i64,
+    /// The snapshot's bytes.
+    pub(super) snapshot_bytes: u64,
+}
+
+impl Ledger {
+    fn is_due(&self) -> bool {
+        self.deltas >= limits::MAX_COUNTER_DELTAS
+            || self.delta_bytes > limits::MIN_COUNTER_FOLD_BYTES.max(2 * self.snapshot_bytes)
+    }
+}
+
+impl SqliteWriter {
+    pub(super) fn new(
+        connection: Connection,
+        shared: Arc<Shared>,
+        ledger: Ledger,
+        max_topics: usize,
+        lock: Lock,
+    ) -> std::io::Result<Self> {
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(Self {
+            checkpoints: Checkpoints::start(&shared)?,
+            repairs: Repairs::default(),
+            connection,
+            shared,
+            insert: Insert::new(),
+            ledger,
+            max_topics,
+            _lock: lock,
+        })
+    }
+
+    fn ensure_usable(&self) -> Result<(), CommitError> {
+        match self.shared.poisoned.get() {
+            Some(reason) => Err(CommitError::Poisoned(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the index can take `events` more, and lists what it has finished for that.
+    pub(super) fn make_room(&mut self, events: usize) -> Result<(), CommitError> {
+        loop {
+            match self.shared.index.wait_for_room(events, limits::INDEX_WAIT) {
+                Ok(true) => return Ok(()),
+                Ok(false) => self.list_changes()?,
+                Err(error) => return Err(CommitError::Unavailable(error.to_string())),
+            }
+        }
+    }
+
+    /// Lists all changes of the index's segments that are ready, each durably before the index uses it.
+    pub(super) fn list_changes(&mut self) -> Result<(), CommitError> {
+        while let Some(change) = self.shared.index.finished() {
+            transaction(&self.connection, &self.shared, |connection| {
+                list(connection, &change)
+            })?;
+            self.shared.index.apply(&change);
+        }
+        Ok(())
+    }
+
+    /// Starts to rebuild what is damaged in the index, if anything is.
+    fn repair(&mut self) -> Result<(), CommitError> {
+        self.repairs
+            .look(&self.shared)
+            .map_err(|error| CommitError::Unavailable(format!("cannot start a thread: {error}")))
+    }
+
+    /// Writes what was decided in one durable transaction.
+    fn write(&mut self, batches: &[&Batch], plan: &Plan<'_>, delta: &Delta) -> Result<(), CommitError> {
+        let topics = self.shared.topics();
+        let fold = self.ledger.is_due();
+        let mut ledger = self.ledger;
+        let (shared, insert) = (&self.shared, &self.insert);
+        transaction(&self.connection, shared, |connection| {
+            if !plan.new_topics.is_empty() {
+                let mut add =
+                    connection.prepare_cached("INSERT INTO topics(number, name) VALUES (?1, ?2)")?;
+                for (number, name) in (topics.len()..).zip(&plan.new_topics) {
+                    add.execute((i64::try_from(number).unwrap_or(i64::MAX), name))?;
+                }
+            }
+            let first = delta.highest_seq - plan.entries.len() as u64 + 1;
+            insert.run(
+                connection,
+                batches,
+                &plan.outcomes,
+                &plan.entries,
+                first,
+                delta.processed_at,
+            )?;
+            if fold {
+                // The counters as they were before this commit, whose own delta comes behind.
+                let id = ledger.snapshot + 1;
+                let snapshot = topics.encode_snapshot(id);
+                connection.execute("DELETE FROM counter_deltas", [])?;
+                connection.execute("DELETE FROM counter_snapshot", [])?;
+                connection.execute(
+                    "INSERT INTO counter_snapshot(id, upto_delta, snapshot) VALUES (?1, ?2, ?3)",
+                    (id, ledger.last_delta, &snapshot),
+                )?;
+                ledger = Ledger {
+                    last_delta: ledger.last_delta,
+                    snapshot: id,
+                    snapshot_bytes: snapshot.len() as u64,
+                    ..Ledger::default()
+                };
+            }
+            let id = ledger.last_delta + 1;
+            let bytes = delta.encode(id);
+            connection
+                .prepare_cached("INSERT INTO counter_deltas(id, delta) VALUES (?1, ?2)")?
+                .execute((id, &bytes))?;
+            ledger.last_delta = id;
+            ledger.deltas += 1;
+            ledger.delta_bytes += bytes.len() as u64;
+            Ok(())
+        })?;
+        self.ledger = ledger;
+        Ok(())
+    }
+
+    /// Takes what was written over into memory.
+    fn remember(&self, plan: &Plan<'_>, delta: &Delta) -> Result<(), CommitError> {
+        self.shared.index.append(&plan.entries);
+        let mut topics = self.shared.topics_mut();
+        for name in &plan.new_topics {
+            topics.add(name);
+        }
+        topics.apply(delta).map_err(|error| {
+            CommitError::Poisoned(self.shared.poison("taking a commit into memory", error))
+        })?;
+        drop(topics);
+        self.shared
+            .high_watermark
+            .store(delta.highest_seq, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Writer for SqliteWriter {
+    fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError> {
+        self.ensure_usable()?;
+        let keys: Vec<Key> = batches
+            .iter()
+            .flat_map(|batch| batch.events())
+            .map(|event| event.key)
+            .collect();
+        self.make_room(keys.len())?;
+        let found = match self.shared.index.lookup(&keys) {
+            Ok(found) => found,
+            Err(error) => {
+                self.repair()?;
+                return Err(CommitError::Unavailable(format!(
+                    "{error}; it is being rebuilt from the log"
+                )));
+            }
+        };
+        let (plan, delta) = {
+            let topics = self.shared.topics();
+            let mut plan = decide(batches, &found, &topics, topics.highest_seq(), self.max_topics);
+            let delta = Delta {
+                processed_at: jiff::Timestamp::now()
+                    .as_microsecond()
+                    .max(topics.last_processed_at()),
+                highest_seq: topics.highest_seq() + plan.entries.len() as u64,
+                topics: std::mem::take(&mut plan.counts),
+            };
+            (plan, delta)
+        };
+        if !delta.topics.is_empty() {
+            self.write(batches, &plan, &delta)?;
+            self.remember(&plan, &delta)?;
+        }
+        Ok(plan.outcomes)
+    }
+
+    fn maintain(&mut self) -> Result<(), CommitError> {
+        self.ensure_usable()?;
+        self.list_changes()?;
+        self.repair()?;
+        match self.checkpoints.between_commits(&self.connection) {
+            Err(error) if failure::is_failed_sync(&error) => Err(CommitError::Poisoned(
+                self.shared.poison("a sync of a checkpoint", &error),
+            )),
+            Err(error) => {
+                // Commits are safe in the log meanwhile. If the cause lasts, they fail by themselves.
+                tracing::warn!(%error, "a checkpoint failed; it is tried again");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn probe(&mut self) -> Result<(), CommitError> {
+        self.maintain()?;
+        if let Some(unusable) = self.shared.index.unusable().into_iter().next() {
+            let error = crate::index::IndexError::from(unusable);
+            return Err(CommitError::Unavailable(format!(
+                "{error}; it is being rebuilt from the log"
+            )));
+        }
+        self.make_room(1)?;
+        transaction(&self.connection, &self.shared, |connection| {
+            connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'probe'", [])?;
+            Ok(())
+        })
+    }
+
+    fn close(self: Box<Self>) -> Result<(), CommitError> {
+        self.ensure_usable()?;
+        let Self {
+            checkpoints,
+            repairs,
+            connection,
+            shared,
+            ..
+        } = *self;
+        drop((checkpoints, repairs));
+        let closed = checkpoint::checkpoint(&connection, "TRUNCATE").and_then(|_| {
+            // So that SQLite removes the empty log, if nobody else has it open.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        });
+        match closed {
+            Err(error) if failure::is_failed_sync(&error) => Err(CommitError::Poisoned(
+                shared.poison("the sync of the last checkpoint", &error),
+            )),
+            Err(error) => Err(failure::unavailable(&shared.paths, &error)),
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// Replaces segments in the list.
+fn list(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
+    let mut remove = connection.prepare_cached("DELETE FROM segments WHERE number = ?1")?;
+    for segment in &change.remove {
+        remove.execute([segment.number.cast_signed()])?;
+    }
+    let mut add =
+        connection.prepare_cached("INSERT INTO segments(number, first, last) VALUES (?1, ?2, ?3)")?;
+    for segment in &change.add {
+        add.execute([
+            segment.number.cast_signed(),
+            segment.first.cast_signed(),
+            segment.last.cast_signed(),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Runs `work` in a durable transaction: all of it is on disk, or nothing of it ever was, or the store is poisoned.
+pub(super) fn transaction(
+    connection: &Connection,
+    shared: &Shared,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<(), CommitError> {
+    let run =
+        |sql: &str| -> rusqlite::Result<()> { connection.prepare_cached(sql)?.raw_execute().map(|_| ()) };
+    let poisoned =
+        |what: &str, error: &rusqlite::Error| Err(CommitError::Poisoned(shared.poison(what, error)));
+    let worked = run("BEGIN IMMEDIATE").and_then(|()| work(connection));
+    let (error, in_doubt) = match worked {
+        Err(error) => (error, false),
+        Ok(()) => match run("COMMIT") {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                let clear = failure::is_clear_after_commit(&error);
+                (error, !clear)
+            }
+        },
+    };
+    if failure::is_failed_sync(&error) {
+        return poisoned("a sync", &error);
+    }
+    // SQLite has rolled back by itself after some errors.
+    if !connection.is_autocommit()
+        && let Err(error) = run("ROLLBACK")
+        && !connection.is_autocommit()
+    {
+        return poisoned("rolling back", &error);
+    }
+    if in_doubt {
+        return poisoned("a commit", &error);
+    }
+    Err(failure::unavailable(&shared.paths, &error))
+}
