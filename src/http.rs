@@ -18,6 +18,8 @@ mod reference;
 mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use crate::{health::Health, ingest::Ingest, limits, store::Store, wakeup::Wakeup};

@@ -3,13 +3,16 @@
 //! [`serve`] is the only way in. When its shutdown future ends, it takes no more connections, answers what it has
 //! taken in, lets the committer finish, and returns; all within a bounded time, whatever clients do.
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     committer,
     config::Config,
     health::Health,
     http::{Api, Parts, Timeouts},
     ingest,
-    limits::{ACCEPT_RETRY, MAX_CONNECTIONS, MAX_HEADER_BYTES},
+    limits::{ACCEPT_RETRY, MAX_CONNECTIONS, MAX_HEADER_BYTES, READ_BUFFER_BYTES},
     store::{OpenError, Store, Writer, sqlite},
     wakeup::Wakeup,
 };
@@ -144,7 +147,6 @@ impl Server {
         blocking(move || committer.join())
             .await?
             .map_err(|_| ServeError::CommitterPanicked)?;
-        tracing::info!("stopped");
         Ok(())
     }
 }
@@ -156,7 +158,8 @@ fn protocol(header_read: Duration) -> http1::Builder {
     protocol
         .timer(TokioTimer::new())
         .header_read_timeout(header_read)
-        .max_buf_size(MAX_HEADER_BYTES)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(READ_BUFFER_BYTES)
         .half_close(true);
     protocol
 }

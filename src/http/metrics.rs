@@ -50,7 +50,7 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Publish,
         Self::PublishBatch,
         Self::Events,

@@ -205,9 +205,7 @@ async fn accept(app: &App, request: Request, shape: Shape) -> Result<Response, P
     let (body, room) = app.bodies.read(request.into_body(), app.patience).await?;
     let batch = parse(app, body, shape).await?;
     let names = with_results.then(|| names(&batch));
-    let outcome = app.ingest.submit(batch).await?;
-    drop(room);
-    match outcome {
+    match app.ingest.submit(batch, room).await? {
         BatchOutcome::Committed(placed) => Ok(answer(&placed, names.as_deref())),
         BatchOutcome::TooManyTopics { event } => Err(Problem::at(
             Kind::TooManyTopics,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cli::Failure,
     client::{BaseUrl, ClientError},
-    limits::CLIENT_REQUEST_TIMEOUT,
+    limits::{CLIENT_REQUEST_TIMEOUT, MAX_CLIENT_CONNECTIONS},
 };
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
@@ -137,6 +137,8 @@ fn release_due(due: &Semaphore, rate: f64, start: Instant, requests: u64, is_ove
         released = now_due;
         thread::sleep(PACE);
     }
+    // Every connection comes once more, to see that nothing is left.
+    due.add_permits(MAX_CLIENT_CONNECTIONS);
 }
 
 struct Worker {
