@@ -129,6 +129,12 @@ pub const READ_SLICE_BYTES: usize = 4 << 20;
 pub const MAX_RECOVERY_READERS: usize = 4;
 /// Rows that such a thread reads at a time.
 pub const RECOVERY_CHUNK_ROWS: u64 = 16 << 10;
+/// How often a backup starts over because a merge has removed an index segment that it was about to open.
+pub const BACKUP_TRIES: u32 = 10;
+/// Hashes of identities that `verify` holds in memory at once, in 8 bytes each; a larger log is read more often.
+pub const VERIFY_IDENTITIES: u64 = 16 << 20;
+/// Examples that a check of `verify` names before it only counts.
+pub const VERIFY_EXAMPLES: usize = 3;
 /// Rows that one INSERT adds to the log. Several at once spare SQLite the way to the log's end for each (measured: see
 /// `store::sqlite::insert`).
 pub const INSERT_ROWS: usize = 32;

@@ -93,8 +93,14 @@ fn rows() -> Vec<Row> {
         row("a number", "1", 422, invalid, ""),
         row("null", "null", 422, invalid, ""),
         row("an empty object", "{}", 422, invalid, ""),
-        row("an empty array", "[]", 422, invalid, "event"),
-        row("an empty batch", r#"{"events":[]}"#, 422, invalid, "events"),
+        row("an empty array", "[]", 422, invalid, "at least one event"),
+        row(
+            "an empty batch",
+            r#"{"events":[]}"#,
+            422,
+            invalid,
+            "at least one event",
+        ),
         row(
             "a batch that is no array",
             r#"{"events":{}}"#,

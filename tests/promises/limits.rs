@@ -69,10 +69,7 @@ fn a_request_with_more_events_than_the_queue_holds_is_refused_and_one_with_as_ma
     let answer = client.post("/publish", JSON, &array(10_001));
     assert_eq!(kind(&answer, 413), "/problems/too-many-events");
     assert!(
-        answer.json()["detail"]
-            .as_str()
-            .unwrap()
-            .contains("QUEUE_MAX_SIZE"),
+        answer.json()["detail"].as_str().unwrap().contains("10000"),
         "{}",
         answer.text()
     );
@@ -131,7 +128,8 @@ fn publish_until_taken(client: &mut Client, events: &[Event]) {
 #[test]
 fn a_head_that_is_too_large_is_refused() {
     let server = Server::start();
-    let long = "x".repeat(64 << 10);
+    // The bound is 64 KiB; what one read brings beyond it may still be taken.
+    let long = "x".repeat(128 << 10);
     let many: String = (0..101).map(|number| format!("x-{number}: 1\r\n")).collect();
     for headers in [format!("x-long: {long}\r\n"), many] {
         let mut client = server.client();

@@ -203,6 +203,20 @@ fn pages_load_everything_they_show_from_the_server_itself() {
 }
 
 #[test]
+fn the_explorer_opens_our_document() {
+    let server = Server::start();
+    let mut client = server.client();
+    let (_, initializer) = page(&mut client, "/docs/swagger-initializer.js");
+    assert_eq!(initializer.status, 200);
+    assert!(
+        initializer.text().contains("/openapi.json"),
+        "{}",
+        initializer.text()
+    );
+    assert!(!initializer.text().contains("petstore"), "{}", initializer.text());
+}
+
+#[test]
 fn the_reference_page_shows_every_call() {
     let server = Server::start();
     let mut client = server.client();
@@ -221,7 +235,24 @@ fn the_root_is_a_page_for_browsers_and_json_for_everyone_else() {
     assert_eq!(root["service"], "oncelog");
     assert_eq!(root["version"], env!("CARGO_PKG_VERSION"));
     assert!(root["status"].is_string());
-    assert!(root["endpoints"].is_array() || root["endpoints"].is_object());
+    let endpoints: BTreeSet<_> = root["endpoints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(Value::to_string)
+        .collect();
+    let promised: BTreeSet<_> = CALLS
+        .iter()
+        .map(|(method, path)| Value::from(format!("{} {path}", method.to_uppercase())).to_string())
+        .collect();
+    let missing: Vec<_> = promised.difference(&endpoints).collect();
+    // `/` lists the calls; it may leave itself out.
+    assert!(
+        missing.iter().all(|call| *call == "\"GET /\""),
+        "{missing:?} are not in {endpoints:?}"
+    );
+    let unknown: Vec<_> = endpoints.difference(&promised).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
     let (_, answer) = page(&mut client, "/");
     assert!(answer.text().contains(env!("CARGO_PKG_VERSION")));
 }
