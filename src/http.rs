@@ -1,6 +1,6 @@
 //! The HTTP API: requests become calls of the queue and the store, results become answers.
 //!
-//! [`router`] ties paths to handlers, one file a resource; [`Api::handle`] is the one thin layer around it, which
+//! The router ties paths to handlers, one file a resource; [`Api::handle`] is the one thin layer around it, which
 //! counts and logs. Only `server` uses this module.
 
 mod body;
@@ -31,6 +31,7 @@ use axum::{
 };
 use body::{BodyRoom, Patience};
 use cursor::Cursors;
+use documents::Documents;
 use error::{Kind, Problem};
 use metrics::{Metrics, Route};
 use queries::Queries;
@@ -100,6 +101,7 @@ struct AppState {
     queries: Queries,
     cursors: Cursors,
     metrics: Arc<Metrics>,
+    documents: Documents,
     started: Instant,
 }
 
@@ -124,6 +126,7 @@ impl Api {
             bodies.clone(),
             started,
         ));
+        let (router, description) = described_routes().split_for_parts();
         let app = AppState {
             cursors: Cursors::new(parts.store.identity()),
             store: parts.store,
@@ -138,10 +141,15 @@ impl Api {
             },
             queries: Queries::new(parts.timeouts.query),
             metrics: Arc::clone(&metrics),
+            documents: Documents::new(&description),
             started,
         };
         Self {
-            router: router(Arc::new(app)),
+            router: router
+                .merge(documents::explorer())
+                .fallback(no_such_path)
+                .method_not_allowed_fallback(method_not_allowed)
+                .with_state(Arc::new(app)),
             metrics,
         }
     }
@@ -188,16 +196,6 @@ fn described_routes() -> OpenApiRouter<App> {
         .routes(routes!(home::home))
         .routes(routes!(documents::openapi))
         .routes(routes!(documents::redoc))
-}
-
-fn router(app: App) -> Router {
-    let (router, description) = described_routes().split_for_parts();
-    router
-        .merge(documents::explorer())
-        .layer(axum::Extension(documents::Documents::new(&description)))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(method_not_allowed)
-        .with_state(app)
 }
 
 async fn no_such_path(uri: Uri) -> Problem {

@@ -212,6 +212,7 @@ impl Connections {
             {
                 let mut connection = pin!(protocol.serve_connection(TokioIo::new(&mut stream), service));
                 let ended = tokio::select! {
+                    biased;
                     ended = connection.as_mut() => ended,
                     () = told(&mut stopping) => {
                         connection.as_mut().graceful_shutdown();

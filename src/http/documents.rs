@@ -7,13 +7,14 @@ use super::{
     reference,
 };
 use axum::{
-    Extension, Router,
+    Router,
     body::Body,
+    extract::State,
     http::{HeaderValue, header},
     response::Response,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 use utoipa::{
     IntoResponses, OpenApi, ToSchema,
     openapi::{
@@ -46,15 +47,14 @@ pub(super) fn description() -> utoipa::openapi::OpenApi {
     Description::openapi()
 }
 
-/// The documents, rendered once at start. Cheap to clone.
-#[derive(Clone)]
+/// The documents, rendered once at start.
 pub(super) struct Documents {
     openapi: Bytes,
     redoc: Bytes,
     /// The page at `/`.
     pub(super) home: Bytes,
     /// All calls, as `METHOD /path`.
-    pub(super) endpoints: Arc<[String]>,
+    pub(super) endpoints: Vec<String>,
 }
 
 impl Documents {
@@ -68,7 +68,7 @@ impl Documents {
             openapi: Bytes::from(serde_json::to_vec(&document).unwrap_or_default()),
             redoc: Bytes::from(reference::render(&document)),
             home: Bytes::from(include_str!("home.html").replace("{{version}}", version)),
-            endpoints: endpoints.into(),
+            endpoints,
         }
     }
 }
@@ -80,8 +80,8 @@ impl Documents {
     tag = "Operate",
     responses((status = 200, description = "This document.", body = Object, content_type = "application/json")),
 )]
-pub(super) async fn openapi(Extension(documents): Extension<Documents>) -> Response {
-    let mut response = Response::new(Body::from(documents.openapi));
+pub(super) async fn openapi(State(app): State<App>) -> Response {
+    let mut response = Response::new(Body::from(app.documents.openapi.clone()));
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -95,8 +95,8 @@ pub(super) async fn openapi(Extension(documents): Extension<Documents>) -> Respo
     tag = "Operate",
     responses((status = 200, description = "The reference, for people.", body = String, content_type = "text/html")),
 )]
-pub(super) async fn redoc(Extension(documents): Extension<Documents>) -> Response {
-    super::page(documents.redoc)
+pub(super) async fn redoc(State(app): State<App>) -> Response {
+    super::page(app.documents.redoc.clone())
 }
 
 /// The explorer at `/docs`, out of the binary.

@@ -265,7 +265,10 @@ impl From<ParseError> for Problem {
             ParseErrorKind::Invalid => Kind::InvalidEvent,
             ParseErrorKind::TooManyEvents => Kind::TooManyEvents,
         };
-        let detail = error.to_string();
+        let mut detail = error.to_string();
+        if kind == Kind::TooManyEvents {
+            detail.push_str(" (QUEUE_MAX_SIZE)");
+        }
         if error.place.is_empty() {
             Self::new(kind, detail)
         } else {

@@ -1,8 +1,7 @@
 //! `GET /`: a page for browsers, a list of the paths for any other client.
 
-use super::{App, documents::Documents};
+use super::App;
 use axum::{
-    Extension,
     extract::State,
     http::{HeaderMap, HeaderValue, header},
     response::Response,
@@ -36,19 +35,15 @@ pub(crate) struct HomeBody<'a> {
         (String = "text/html"),
     ))),
 )]
-pub(super) async fn home(
-    State(app): State<App>,
-    Extension(documents): Extension<Documents>,
-    headers: HeaderMap,
-) -> Response {
+pub(super) async fn home(State(app): State<App>, headers: HeaderMap) -> Response {
     let mut response = if accepts_html(&headers) {
-        super::page(documents.home)
+        super::page(app.documents.home.clone())
     } else {
         super::json(&HomeBody {
             service: env!("CARGO_PKG_NAME"),
             version: env!("CARGO_PKG_VERSION"),
             status: super::health::status(&app),
-            endpoints: &documents.endpoints,
+            endpoints: &app.documents.endpoints,
         })
     };
     response

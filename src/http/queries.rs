@@ -26,14 +26,12 @@ impl Queries {
         &self,
         query: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Problem> {
-        let turn = match tokio::time::timeout(self.patience, Arc::clone(&self.turns).acquire_owned()).await {
-            Ok(Ok(turn)) => turn,
-            _ => {
-                return Err(Problem::new(
-                    Kind::Overloaded,
-                    format!("{MAX_CONCURRENT_QUERIES} queries run already; none ended in time"),
-                ));
-            }
+        let turn = tokio::time::timeout(self.patience, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(Problem::new(
+                Kind::Overloaded,
+                format!("{MAX_CONCURRENT_QUERIES} queries run already; none ended in time"),
+            ));
         };
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
