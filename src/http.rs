@@ -18,6 +18,8 @@ mod reference;
 mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use crate::{health::Health, ingest::Ingest, limits, store::Store, wakeup::Wakeup};
@@ -217,10 +219,9 @@ fn json<T: serde::Serialize>(body: &T) -> Response<Body> {
     match serde_json::to_vec(body) {
         Ok(bytes) => {
             let mut response = Response::new(Body::from(bytes));
-            response.headers_mut().insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/json"),
-            );
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         }
         Err(error) => {

@@ -43,7 +43,8 @@ pub struct Submission {
     /// The events.
     pub batch: Batch,
     answer: oneshot::Sender<Result<BatchOutcome, SubmitError>>,
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// Why a batch was not committed. All are safe to send again.
@@ -91,7 +92,14 @@ pub fn queue(capacity: usize) -> (Ingest, Queue) {
 
 impl Ingest {
     /// Waits for a place, then for the commit, and returns what became of the batch's events.
-    pub async fn submit(&self, batch: Batch) -> Result<BatchOutcome, SubmitError> {
+    ///
+    /// `room` is what the batch's bytes take of the memory for request bodies. It is given back with the answer, not
+    /// when the caller stops waiting: the batch of a client that went away is still there.
+    pub async fn submit(
+        &self,
+        batch: Batch,
+        room: OwnedSemaphorePermit,
+    ) -> Result<BatchOutcome, SubmitError> {
         let events = batch.len();
         if events > self.capacity {
             return Err(SubmitError::TooManyEvents {
@@ -105,7 +113,8 @@ impl Ingest {
             .send(Message::Publish(Submission {
                 batch,
                 answer,
-                _place: place,
+                place,
+                room,
             }))
             .map_err(|_| SubmitError::Stopping)?;
         answered.await.unwrap_or(Err(SubmitError::Stopping))
@@ -171,6 +180,8 @@ impl Queue {
 impl Submission {
     /// Answers the request and frees its place.
     pub fn answer(self, outcome: Result<BatchOutcome, SubmitError>) {
+        // First, so that who has the answer finds the place free.
+        drop((self.batch, self.place, self.room));
         // A client that went away does not hear it; its events are stored all the same.
         let _ = self.answer.send(outcome);
     }

@@ -46,6 +46,8 @@ pub const RETRY_AFTER_SECONDS: u64 = 1;
 pub const MAX_CONNECTIONS: usize = 10_000;
 /// Bytes of a request head (request line and all headers); more is a 431.
 pub const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Largest read buffer of a connection, in bytes; it grows only for those that send that much at once.
+pub const READ_BUFFER_BYTES: usize = 256 << 10;
 /// Most headers of a request.
 pub const MAX_HEADERS: usize = 100;
 /// How long a request head may take from its first byte, and how long an idle connection is kept open.
@@ -127,6 +129,12 @@ pub const READ_SLICE_BYTES: usize = 4 << 20;
 pub const MAX_RECOVERY_READERS: usize = 4;
 /// Rows that such a thread reads at a time.
 pub const RECOVERY_CHUNK_ROWS: u64 = 16 << 10;
+/// How often a backup starts over because a merge has removed an index segment that it was about to open.
+pub const BACKUP_TRIES: u32 = 10;
+/// Hashes of identities that `verify` holds in memory at once, in 8 bytes each; a larger log is read more often.
+pub const VERIFY_IDENTITIES: u64 = 16 << 20;
+/// Examples that a check of `verify` names before it only counts.
+pub const VERIFY_EXAMPLES: usize = 3;
 /// Rows that one INSERT adds to the log. Several at once spare SQLite the way to the log's end for each (measured: see
 /// `store::sqlite::insert`).
 pub const INSERT_ROWS: usize = 32;

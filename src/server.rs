@@ -3,13 +3,16 @@
 //! [`serve`] is the only way in. When its shutdown future ends, it takes no more connections, answers what it has
 //! taken in, lets the committer finish, and returns; all within a bounded time, whatever clients do.
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     committer,
     config::Config,
     health::Health,
     http::{Api, Parts, Timeouts},
     ingest,
-    limits::{ACCEPT_RETRY, MAX_CONNECTIONS, MAX_HEADER_BYTES},
+    limits::{ACCEPT_RETRY, MAX_CONNECTIONS, MAX_HEADER_BYTES, READ_BUFFER_BYTES},
     store::{OpenError, Store, Writer, sqlite},
     wakeup::Wakeup,
 };
@@ -92,7 +95,6 @@ impl Server {
     ) -> Result<(), ServeError> {
         listener.set_nonblocking(true).map_err(ServeError::Listen)?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listen)?;
-        let address = listener.local_addr().map_err(ServeError::Listen)?;
         let wakeup = Wakeup::new(self.store.high_watermark());
         let committer = committer::spawn(
             self.writer,
@@ -121,7 +123,7 @@ impl Server {
             closing,
         };
 
-        tracing::info!(%address, "listening");
+        tracing::info!(address = %format_args!("http://{address}"), "listening");
         tokio::select! {
             () = shutdown => {}
             () = connections.accept(&listener) => {}
@@ -129,7 +131,10 @@ impl Server {
         tracing::info!("stopping: finishing the requests in work");
         drop(listener);
         stop.send_replace(true);
-        if tokio::time::timeout(self.timeouts.shutdown, connections.ended()).await.is_err() {
+        if tokio::time::timeout(self.timeouts.shutdown, connections.ended())
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 connections = connections.open(),
                 "some requests did not end in time; closing their connections"
@@ -141,7 +146,6 @@ impl Server {
         blocking(move || committer.join())
             .await?
             .map_err(|_| ServeError::CommitterPanicked)?;
-        tracing::info!("stopped");
         Ok(())
     }
 }
@@ -153,7 +157,8 @@ fn protocol(header_read: Duration) -> http1::Builder {
     protocol
         .timer(TokioTimer::new())
         .header_read_timeout(header_read)
-        .max_buf_size(MAX_HEADER_BYTES)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(READ_BUFFER_BYTES)
         .half_close(true);
     protocol
 }
@@ -268,7 +273,10 @@ struct Failures {
 
 impl Failures {
     fn log(&mut self, error: &io::Error) {
-        if self.logged.is_some_and(|logged| logged.elapsed() < Duration::from_secs(1)) {
+        if self
+            .logged
+            .is_some_and(|logged| logged.elapsed() < Duration::from_secs(1))
+        {
             self.silent += 1;
             return;
         }

@@ -43,7 +43,7 @@ pub(super) struct Export {
     /// Only events that happened before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// Also write seq and processed_at; publish does not take such lines
+    /// Also write each event's number and when it was stored; publish does not take such lines
     #[arg(long)]
     full: bool,
 }

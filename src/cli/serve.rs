@@ -5,10 +5,7 @@ use crate::{
     config::{Arguments, Config, LogFormat},
     logging, server,
 };
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-};
+use std::{io, net::TcpListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -35,20 +32,17 @@ impl Serve {
 }
 
 fn start(config: Config) -> Result<(), Failure> {
-    let (listener, address) = bind(&config.host, config.port).map_err(Failure::Failed)?;
+    let listener = bind(&config.host, config.port).map_err(Failure::Failed)?;
     block_on_all_processors(async move {
         let shutdown = shutdown()?;
         info!(
-            address = %format_args!("http://{address}"),
             version = env!("CARGO_PKG_VERSION"),
             database_path = %config.database_path.display(),
-            "listening"
+            "starting"
         );
         server::serve(config, listener, shutdown)
             .await
-            .map_err(|error| Failure::Failed(error.to_string()))?;
-        info!("stopped");
-        Ok(())
+            .map_err(|error| Failure::Failed(error.to_string()))
     })
 }
 
@@ -63,13 +57,11 @@ fn report(failure: Failure, log_format: LogFormat) -> Failure {
     }
 }
 
-/// Binds the port, and returns the address that was given, which tells the port when 0 was asked for.
-fn bind(host: &str, port: u16) -> Result<(TcpListener, SocketAddr), String> {
+fn bind(host: &str, port: u16) -> Result<TcpListener, String> {
     let bind = || {
         let listener = TcpListener::bind((host, port))?;
         listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
+        Ok(listener)
     };
     bind().map_err(|error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => format!(
@@ -93,10 +85,10 @@ fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
     let mut interrupt = handler(SignalKind::interrupt())?;
     Ok(async move {
         let name = either(&mut terminate, &mut interrupt).await;
-        info!(signal = name, "stopping: finishing what was taken in");
+        info!("received {name}");
         tokio::spawn(async move {
             let name = either(&mut terminate, &mut interrupt).await;
-            warn!(signal = name, "stopped at once by a second signal");
+            warn!("received {name} as well: ending at once");
             std::process::exit(1);
         });
     })

@@ -220,3 +220,6 @@ impl Key {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;

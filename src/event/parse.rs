@@ -2,7 +2,7 @@
 //!
 //! Nothing is copied but what has to change: the texts of the events are places in the body, and what an escape, an
 //! offset or a left-out payload stands for is appended behind it. The body is checked by our own scanner, which knows
-//! the place of everything wrong; only then serde_json is asked whether the body is JSON at all, which decides between
+//! the place of everything wrong; only then `serde_json` is asked whether the body is JSON at all, which decides between
 //! [`NotJson`](ParseErrorKind::NotJson) and [`Invalid`](ParseErrorKind::Invalid).
 //!
 //! Places: `events[3].timestamp` in an array, wrapped or not; `timestamp` in a body that is one event;
@@ -419,7 +419,7 @@ fn explain(
         place: String::new(),
         message: format!("not JSON: {message}"),
     };
-    if json.trim_ascii().is_empty() {
+    if json.trim_matches([' ', '\n', '\r', '\t']).is_empty() {
         return not_json("the body is empty".to_owned());
     }
     if let Err(error) = serde_json::from_str::<IgnoredAny>(json) {

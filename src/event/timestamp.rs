@@ -269,9 +269,6 @@ impl<'a> Parts<'a> {
     fn into_utc(self) -> Result<(String, Instant), String> {
         const OUTSIDE: &str = "the year must be 0001 to 9999 in UTC";
         let Self { year, month, day, .. } = self;
-        if year == 0 {
-            return Err(OUTSIDE.into());
-        }
         if !(1..=12).contains(&month) {
             return Err(format!("the month must be 01 to 12, not {month:02}"));
         }
@@ -412,3 +409,6 @@ impl<'a> Cursor<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

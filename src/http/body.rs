@@ -1,7 +1,7 @@
 //! Reads request bodies: bounded in bytes each, in bytes together, and in time.
 //!
-//! The room that a body takes is held by its [`Room`], from before the first byte is read until the request's answer.
-//! A body that is there at once, which is the usual case, costs no timer.
+//! The room that a body takes is a permit, held from before the first byte is read until the request's answer. A body
+//! that is there at once, which is the usual case, costs no timer.
 
 use super::error::{Kind, Problem};
 use crate::limits::{BODY_UNIT_BYTES, MAX_BODY_BYTES, MAX_IN_FLIGHT_BODY_BYTES};
@@ -20,12 +20,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Clone, Debug)]
 pub(crate) struct BodyRoom {
     units: Arc<Semaphore>,
-}
-
-/// The room that one body takes; dropping it gives the room back.
-#[derive(Debug)]
-pub(crate) struct Room {
-    _units: OwnedSemaphorePermit,
 }
 
 /// How long reading a body may take.
@@ -50,8 +44,12 @@ impl BodyRoom {
         MAX_IN_FLIGHT_BODY_BYTES - self.units.available_permits() * BODY_UNIT_BYTES
     }
 
-    /// Reads a body to its end.
-    pub(crate) async fn read(&self, body: Body, patience: Patience) -> Result<(Vec<u8>, Room), Problem> {
+    /// Reads a body to its end; the permit is the room that it takes.
+    pub(crate) async fn read(
+        &self,
+        body: Body,
+        patience: Patience,
+    ) -> Result<(Vec<u8>, OwnedSemaphorePermit), Problem> {
         let started = Instant::now();
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if announced > MAX_BODY_BYTES {
@@ -71,7 +69,7 @@ impl BodyRoom {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok((bytes, Room { _units: units }))
+        Ok((bytes, units))
     }
 
     async fn acquire(&self, units: usize, patience: Duration) -> Result<OwnedSemaphorePermit, Problem> {
@@ -134,7 +132,10 @@ impl Data {
         poll_fn(|context| self.poll_chunk(context)).await
     }
 
-    fn poll_chunk(&mut self, context: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, axum::Error>>> {
+    fn poll_chunk(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Bytes, axum::Error>>> {
         loop {
             match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 // Trailers say nothing that is needed here.

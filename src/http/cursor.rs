@@ -177,22 +177,38 @@ mod tests {
 
     #[test]
     fn a_cursor_of_another_store_says_so() {
-        let cursor = cursors(8, 1).events(Position { order: Order::Ascending, seq: 1 });
+        let cursor = cursors(8, 1).events(Position {
+            order: Order::Ascending,
+            seq: 1,
+        });
         let problem = cursors(7, 1).read_events(&cursor).expect_err("another store");
         assert!(format!("{problem:?}").contains("of another store"), "{problem:?}");
     }
 
     #[test]
     fn a_cursor_sealed_with_another_secret_is_made_up() {
-        let cursor = cursors(7, 2).events(Position { order: Order::Ascending, seq: 1 });
+        let cursor = cursors(7, 2).events(Position {
+            order: Order::Ascending,
+            seq: 1,
+        });
         let problem = cursors(7, 1).read_events(&cursor).expect_err("another secret");
-        assert!(format!("{problem:?}").contains("none that this server gave out"), "{problem:?}");
+        assert!(
+            format!("{problem:?}").contains("none that this server gave out"),
+            "{problem:?}"
+        );
     }
 
     #[test]
     fn kinds_of_cursors_do_not_mix() {
         let cursors = cursors(7, 1);
-        assert!(cursors.read_topics(&cursors.events(Position { order: Order::Ascending, seq: 1 })).is_err());
+        assert!(
+            cursors
+                .read_topics(&cursors.events(Position {
+                    order: Order::Ascending,
+                    seq: 1
+                }))
+                .is_err()
+        );
         assert!(cursors.read_events(&cursors.topics("12345678")).is_err());
     }
 }

@@ -17,8 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use utoipa::{
     IntoResponses, OpenApi, ToSchema,
     openapi::{
-        ContentBuilder, Ref, RefOr, ResponseBuilder, ResponsesBuilder,
-        response::Response as ResponseObject,
+        ContentBuilder, Ref, RefOr, ResponseBuilder, ResponsesBuilder, response::Response as ResponseObject,
     },
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};

@@ -265,7 +265,12 @@ impl From<ParseError> for Problem {
             ParseErrorKind::Invalid => Kind::InvalidEvent,
             ParseErrorKind::TooManyEvents => Kind::TooManyEvents,
         };
-        Self::new(kind, error.to_string())
+        let detail = error.to_string();
+        if error.place.is_empty() {
+            Self::new(kind, detail)
+        } else {
+            Self::at(kind, error.place, detail)
+        }
     }
 }
 

@@ -253,7 +253,9 @@ fn position(app: &App, text: &str, asked: Option<Order>) -> Result<Position, Pro
             Order::Ascending => ("asc", "desc"),
             Order::Descending => ("desc", "asc"),
         };
-        return Err(cursor::invalid(format_args!("it is of order={of}, not of order={other}")));
+        return Err(cursor::invalid(format_args!(
+            "it is of order={of}, not of order={other}"
+        )));
     }
     if position.seq > app.store.high_watermark() {
         return Err(cursor::invalid(

@@ -50,7 +50,7 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Publish,
         Self::PublishBatch,
         Self::Events,
@@ -178,7 +178,8 @@ impl Metrics {
             registry,
             requests,
             counters: array::from_fn(|_| array::from_fn(|_| OnceLock::new())),
-            durations: Route::ALL.map(|route| durations.get_or_create_owned(&RouteLabels { route: route.label() })),
+            durations: Route::ALL
+                .map(|route| durations.get_or_create_owned(&RouteLabels { route: route.label() })),
         }
     }
 
@@ -253,23 +254,63 @@ impl Collector for Gathered {
         let healthy = self.health.committer_running() && self.health.trouble().is_none();
         for (name, help, unit, value) in [
             ("healthy", "1 when the store can commit", None, u64::from(healthy)),
-            ("high_watermark", "The number of the newest event", None, self.store.0.high_watermark()),
+            (
+                "high_watermark",
+                "The number of the newest event",
+                None,
+                self.store.0.high_watermark(),
+            ),
             ("topics", "Topics with at least one event", None, totals.topics),
             ("queue_events", "Events that wait for their commit", None, queued),
-            ("queue_capacity_events", "Events that may wait at once", None, self.ingest.0.capacity() as u64),
-            ("request_bodies", "Request bodies in work", Some(Unit::Bytes), self.bodies.used_bytes() as u64),
+            (
+                "queue_capacity_events",
+                "Events that may wait at once",
+                None,
+                self.ingest.0.capacity() as u64,
+            ),
+            (
+                "request_bodies",
+                "Request bodies in work",
+                Some(Unit::Bytes),
+                self.bodies.used_bytes() as u64,
+            ),
             (
                 "request_bodies_limit",
                 "Request bodies that may be in work at once",
                 Some(Unit::Bytes),
                 limits::MAX_IN_FLIGHT_BODY_BYTES as u64,
             ),
-            ("index_tail_events", "Events whose index is not in a segment yet", None, gauges.tail_events),
+            (
+                "index_tail_events",
+                "Events whose index is not in a segment yet",
+                None,
+                gauges.tail_events,
+            ),
             ("index_segments", "Index segments", None, gauges.segments),
-            ("index_segments_size", "Index segments on disk", Some(Unit::Bytes), gauges.segment_bytes),
-            ("index_filters", "Memory of the segments' filters", Some(Unit::Bytes), gauges.filter_bytes),
-            ("store", "The database file and its write-ahead log", Some(Unit::Bytes), gauges.store_bytes),
-            ("uptime", "Time since the server started", Some(Unit::Seconds), self.started.elapsed().as_secs()),
+            (
+                "index_segments_size",
+                "Index segments on disk",
+                Some(Unit::Bytes),
+                gauges.segment_bytes,
+            ),
+            (
+                "index_filters",
+                "Memory of the segments' filters",
+                Some(Unit::Bytes),
+                gauges.filter_bytes,
+            ),
+            (
+                "store",
+                "The database file and its write-ahead log",
+                Some(Unit::Bytes),
+                gauges.store_bytes,
+            ),
+            (
+                "uptime",
+                "Time since the server started",
+                Some(Unit::Seconds),
+                self.started.elapsed().as_secs(),
+            ),
         ] {
             gauge(&mut encoder, name, help, unit.as_ref(), value)?;
         }
@@ -277,7 +318,12 @@ impl Collector for Gathered {
     }
 }
 
-fn counter(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Result<(), std::fmt::Error> {
+fn counter(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> Result<(), std::fmt::Error> {
     let metric = ConstCounter::new(value);
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }

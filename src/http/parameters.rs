@@ -14,7 +14,11 @@ impl Parameters {
     /// Reads a query string that may hold the parameters in `known`.
     pub(crate) fn parse(query: Option<&str>, known: &'static [&'static str]) -> Result<Self, Problem> {
         let mut given: Vec<(&'static str, String)> = Vec::new();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name).unwrap_or_else(|| name.to_owned());
             let Some(known_name) = known.iter().find(|known| **known == name) else {
@@ -24,7 +28,10 @@ impl Parameters {
                 return Err(Problem::parameter(&name, "given more than once"));
             }
             let Some(value) = decode(value) else {
-                return Err(Problem::parameter(&name, "the percent-encoded value is not UTF-8"));
+                return Err(Problem::parameter(
+                    &name,
+                    "the percent-encoded value is not UTF-8",
+                ));
             };
             given.push((known_name, value));
         }
@@ -114,7 +121,14 @@ mod tests {
 
     #[test]
     fn numbers_stay_in_their_range() {
-        for (value, allowed) in [("1", true), ("9", true), ("0", false), ("10", false), ("-1", false), ("", false)] {
+        for (value, allowed) in [
+            ("1", true),
+            ("9", true),
+            ("0", false),
+            ("10", false),
+            ("-1", false),
+            ("", false),
+        ] {
             let mut parameters = Parameters {
                 given: vec![("n", value.to_owned())],
             };

@@ -194,7 +194,9 @@ pub(super) async fn publish(State(app): State<App>, request: Request) -> Result<
 pub(super) async fn publish_batch(State(app): State<App>, request: Request) -> Result<Response, Problem> {
     match content_type(request.headers())? {
         ContentType::Json => accept(&app, request, Shape::Wrapped).await,
-        ContentType::Lines => Err(unsupported(format!("/publish/batch takes {JSON} only, not {NDJSON}"))),
+        ContentType::Lines => Err(unsupported(format!(
+            "/publish/batch takes {JSON} only, not {NDJSON}"
+        ))),
     }
 }
 
@@ -203,9 +205,7 @@ async fn accept(app: &App, request: Request, shape: Shape) -> Result<Response, P
     let (body, room) = app.bodies.read(request.into_body(), app.patience).await?;
     let batch = parse(app, body, shape).await?;
     let names = with_results.then(|| names(&batch));
-    let outcome = app.ingest.submit(batch).await?;
-    drop(room);
-    match outcome {
+    match app.ingest.submit(batch, room).await? {
         BatchOutcome::Committed(placed) => Ok(answer(&placed, names.as_deref())),
         BatchOutcome::TooManyTopics { event } => Err(Problem::at(
             Kind::TooManyTopics,
@@ -230,7 +230,10 @@ fn options(query: Option<&str>) -> Result<bool, Problem> {
             ));
         }
         Some(other) => {
-            return Err(Problem::parameter("ack", format!("committed is needed, not {other:?}")));
+            return Err(Problem::parameter(
+                "ack",
+                format!("committed is needed, not {other:?}"),
+            ));
         }
     }
     Ok(parameters
@@ -307,7 +310,9 @@ fn content_type(headers: &HeaderMap) -> Result<ContentType, Problem> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && encoding != HeaderValue::from_static("identity")
     {
-        return Err(unsupported("Content-Encoding: send the body as it is, not compressed"));
+        return Err(unsupported(
+            "Content-Encoding: send the body as it is, not compressed",
+        ));
     }
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(unsupported(format!(

@@ -15,6 +15,7 @@
 //! The log in the file is the truth, together with the list of index segments and the counters, all changed in the
 //! same transactions. What is in memory follows after each commit and is rebuilt on open.
 
+mod backup;
 mod checkpoint;
 mod connections;
 mod counters;
@@ -29,12 +30,19 @@ mod repair;
 mod rows;
 mod scan;
 mod schema;
+#[cfg(test)]
+mod tests;
+mod verify;
 mod writer;
+
+pub use backup::{BackupReport, backup};
+pub use verify::{Check, VerifyReport, verify};
 
 use super::{Maintenance, OpenError, Store, Writer};
 use crate::{
     event::Identity,
     index::{Index, Settings},
+    limits,
 };
 use counters::TopicTable;
 use paths::Paths;
@@ -55,7 +63,7 @@ pub fn open_with(
     maintenance: Maintenance,
     settings: Settings,
 ) -> Result<(Box<dyn Writer>, Arc<dyn Store>), OpenError> {
-    let (writer, store) = recovery::open(path, maintenance, settings)?;
+    let (writer, store) = recovery::open(path, maintenance, settings, limits::MAX_TOPICS)?;
     Ok((Box::new(writer), Arc::new(store)))
 }
 

@@ -28,6 +28,8 @@ use tokio::{sync::Semaphore, time::timeout};
 
 /// Response times a connection keeps before it adds them to the shared histogram.
 const KEPT_TIMES: usize = 4096;
+/// The longest response time that is told apart from longer ones.
+const LONGEST_TIME: Duration = Duration::from_secs(3600);
 /// The pause between two looks at which requests have become due.
 const PACE: Duration = Duration::from_micros(100);
 /// Requests between two movements of the progress bar, for each connection.
@@ -70,7 +72,7 @@ pub(super) async fn run(load: Load, source: Source) -> Result<Measured, Failure>
     for _ in 0..load.connections {
         connections.push(Connection::open(&load.url).await?);
     }
-    let times = Histogram::new(3).map_err(|error| Failure::Failed(error.to_string()))?;
+    let times = response_times().map_err(Failure::Failed)?;
     let run = Arc::new(Run {
         source,
         start: Instant::now(),
@@ -112,6 +114,12 @@ pub(super) async fn run(load: Load, source: Source) -> Result<Measured, Failure>
         duration,
         times,
     })
+}
+
+/// An empty histogram of response times in microseconds, exact to three digits; longer ones count as the longest.
+fn response_times() -> Result<Histogram<u64>, String> {
+    let longest = LONGEST_TIME.as_micros() as u64;
+    Histogram::new_with_bounds(1, longest, 3).map_err(|error| error.to_string())
 }
 
 /// Lets requests go as they become due. A thread of its own: the runtime's timer has a grain of a millisecond, which
@@ -212,5 +220,23 @@ impl Worker {
         for time in self.times.drain(..) {
             times.saturating_record(time);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn response_times_are_kept_exact_to_three_digits() {
+        let mut times = response_times().unwrap();
+        for microseconds in [0, 7, 12_345, 98_765_432, u64::MAX] {
+            times.saturating_record(microseconds);
+        }
+        let close = |found: u64, wanted: u64| found.abs_diff(wanted) <= wanted / 1000;
+        assert_eq!(times.value_at_quantile(0.4), 7);
+        assert!(close(times.value_at_quantile(0.6), 12_345));
+        assert!(close(times.value_at_quantile(0.8), 98_765_432));
+        assert!(close(times.max(), LONGEST_TIME.as_micros() as u64));
     }
 }

@@ -180,7 +180,7 @@ fn write_event(out: &mut Vec<u8>, number: u64, workload: &Workload, hour: &str) 
     out.extend_from_slice(b" was confirmed\"}}");
 }
 
-/// A permutation of the 64-bit numbers that looks random (the finaliser of SplitMix64, Steele et al. 2014).
+/// A permutation of the 64-bit numbers that looks random (the last step of the generator by Steele et al. 2014).
 fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

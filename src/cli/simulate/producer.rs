@@ -60,7 +60,7 @@ pub(super) struct Event {
 
 /// What was done with a request before its connection was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drop {
+pub(super) enum Lost {
     /// It was written.
     Unanswered,
     /// The start of its answer was read: it is committed.
@@ -87,11 +87,6 @@ impl Run {
     /// The source that all events of the run have.
     pub(super) fn source(&self) -> String {
         format!("simulate-{}", self.name)
-    }
-
-    /// How many events were made so far.
-    pub(super) fn made(&self) -> u64 {
-        self.next_event.load(Ordering::Relaxed)
     }
 
     /// New events, spread over the topics.
@@ -166,7 +161,7 @@ impl Run {
     }
 
     /// Writes a request with the events and drops the connection before the answer is read.
-    pub(super) async fn publish_and_drop(&self, events: &[Event], when: Drop) -> Result<(), String> {
+    pub(super) async fn publish_and_drop(&self, events: &[Event], when: Lost) -> Result<(), String> {
         let url = &self.server.url;
         let body = self.body(events);
         let head = format!(
@@ -181,7 +176,7 @@ impl Run {
             let mut stream = url.connect().await.map_err(|error| error.to_string())?;
             let failed = |error| format!("writing a request failed: {error}");
             stream.write_all(&request).await.map_err(failed)?;
-            if when == Drop::Unanswered {
+            if when == Lost::Unanswered {
                 return Ok(());
             }
             let mut status = [0; "HTTP/1.1 200".len()];

@@ -2,7 +2,7 @@
 //!
 //! A scenario returns what was counted in its answers, which it has checked, or what was wrong.
 
-use super::producer::{Counts, Drop, Event, Run};
+use super::producer::{Counts, Event, Lost, Run};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -114,7 +114,7 @@ pub(super) async fn race(run: &Arc<Run>) -> Result<Counts, String> {
 /// The answer was on its way when the connection broke: all was committed, so all that is sent again is a duplicate.
 pub(super) async fn lost_answer(run: &Run) -> Result<Counts, String> {
     let events = run.new_events(BATCH as u64);
-    run.publish_and_drop(&events, Drop::Answered).await?;
+    run.publish_and_drop(&events, Lost::Answered).await?;
     let count = events.len() as u64;
     let mut counts = Counts::of(count, 0);
     counts += run
@@ -132,7 +132,7 @@ pub(super) async fn broken_connection(run: &Run) -> Result<Counts, String> {
     for _ in 0..10 {
         let events = run.new_events(BATCH as u64);
         let count = events.len() as u64;
-        run.publish_and_drop(&events, Drop::Unanswered).await?;
+        run.publish_and_drop(&events, Lost::Unanswered).await?;
         let again = run.publish(&mut client, &events).await?;
         if again != Counts::of(count, 0) && again != Counts::of(0, count) {
             return Err(format!(

@@ -145,6 +145,11 @@ impl TopicTable {
         self.topics.get(number as usize).map(|(name, _)| name)
     }
 
+    /// All counters, by number.
+    pub(super) fn counters(&self) -> impl Iterator<Item = &Counters> {
+        self.topics.iter().map(|(_, counters)| counters)
+    }
+
     /// All names, by number.
     pub(super) fn names(&self) -> Vec<Arc<str>> {
         self.topics.iter().map(|(name, _)| name.clone()).collect()

@@ -34,6 +34,7 @@ pub(super) fn open(
     path: &Path,
     maintenance: Maintenance,
     settings: Settings,
+    max_topics: usize,
 ) -> Result<(SqliteWriter, SqliteStore), OpenError> {
     let paths = Paths::of(path);
     if path.is_dir() {
@@ -60,7 +61,6 @@ pub(super) fn open(
         high_watermark: highest.into(),
         poisoned: OnceLock::new(),
     });
-    let max_topics = limits::MAX_TOPICS;
     let mut writer = SqliteWriter::new(connection, Arc::clone(&shared), ledger, max_topics, lock)
         .map_err(|error| OpenError(format!("cannot start a thread: {error}")))?;
     for unusable in unusable {

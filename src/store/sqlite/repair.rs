@@ -94,21 +94,13 @@ impl Drop for Repairs {
 pub(super) fn rebuild(shared: &Shared, segment: SegmentName, stop: &AtomicBool) -> Result<(), RebuildError> {
     let connection = schema::connect_reader(&shared.paths).map_err(RowError::from)?;
     let names = shared.topics().names();
-    let mut next = segment.first;
-    let mut slice = Vec::new().into_iter();
-    let entries = std::iter::from_fn(|| {
-        if slice.len() == 0 && next <= segment.last {
-            if stop.load(Ordering::Relaxed) {
-                return Some(Err(RebuildError::Stopping));
-            }
-            let last = segment.last.min(next + limits::READ_SLICE_ROWS as u64 - 1);
-            match scan::entries(&connection, &names, &shared.identity, next, last) {
-                Ok(read) => slice = read.into_iter(),
-                Err(error) => return Some(Err(error.into())),
-            }
-            next = last + 1;
+    let SegmentName { first, last, .. } = segment;
+    let entries = scan::entries_in_slices(&connection, &names, &shared.identity, first, last);
+    let entries = entries.map(|entry| {
+        if stop.load(Ordering::Relaxed) {
+            return Err(RebuildError::Stopping);
         }
-        slice.next().map(Ok)
+        Ok(entry?)
     });
     shared.index.rebuild(segment, entries)
 }

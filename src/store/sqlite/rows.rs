@@ -97,7 +97,8 @@ impl<'a> LogRow<'a> {
         Ok(read)
     }
 
-    fn checksum(&self) -> u64 {
+    /// The row's checksum.
+    pub(super) fn checksum(&self) -> u64 {
         let event = Event {
             topic: self.topic_name,
             event_id: self.event_id,

@@ -4,6 +4,7 @@ use super::rows::{COLUMNS, LogRow, RowError};
 use crate::{
     event::{Identity, Seq},
     index::Entry,
+    limits,
 };
 use rusqlite::Connection;
 use std::sync::Arc;
@@ -56,4 +57,30 @@ pub(super) fn entries(
         Ok(())
     })?;
     Ok(entries)
+}
+
+/// As [`entries`], in order and in short read transactions; ends after the first error.
+pub(super) fn entries_in_slices<'a>(
+    connection: &'a Connection,
+    names: &'a [Arc<str>],
+    identity: &'a Identity,
+    first: Seq,
+    last: Seq,
+) -> impl Iterator<Item = Result<Entry, RowError>> + 'a {
+    let mut next = first;
+    let mut slice = Vec::new().into_iter();
+    std::iter::from_fn(move || {
+        if slice.len() == 0 && next <= last {
+            let end = last.min(next + limits::READ_SLICE_ROWS as u64 - 1);
+            match entries(connection, names, identity, next, end) {
+                Ok(read) => slice = read.into_iter(),
+                Err(error) => {
+                    next = last + 1;
+                    return Some(Err(error));
+                }
+            }
+            next = end + 1;
+        }
+        slice.next().map(Ok)
+    })
 }

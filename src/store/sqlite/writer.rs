@@ -75,6 +75,18 @@ impl SqliteWriter {
         })
     }
 
+    /// The connection that commits go through, for tests that make SQLite fail.
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// As after a failed sync.
+    #[cfg(test)]
+    pub(super) fn poison(&self, what: &str, error: &str) {
+        self.shared.poison(what, error);
+    }
+
     fn ensure_usable(&self) -> Result<(), CommitError> {
         match self.shared.poisoned.get() {
             Some(reason) => Err(CommitError::Poisoned(reason.clone())),

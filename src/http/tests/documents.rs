@@ -1,0 +1,225 @@
+//! The description of the API against the router, and the pages.
+
+use crate::http::{
+    described_routes,
+    error::Kind,
+    metrics::Route,
+    testing::{Fixture, event},
+};
+use axum::{
+    body::Body,
+    http::{Request, StatusCode, header},
+};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+fn operations(document: &Value) -> Vec<(String, String, Value)> {
+    let paths = document["paths"].as_object().expect("paths");
+    paths
+        .iter()
+        .flat_map(|(path, item)| {
+            item.as_object()
+                .expect("operations")
+                .iter()
+                .map(move |(method, operation)| (method.to_uppercase(), path.clone(), operation.clone()))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn every_documented_call_is_there() {
+    let fixture = Fixture::new();
+    let document = fixture.get("/openapi.json").await.json();
+    for (method, path, operation) in operations(&document) {
+        let request = Request::builder()
+            .method(method.as_str())
+            .uri(path.replace(['{', '}'], ""));
+        let answer = fixture.send(request.body(Body::empty()).expect("valid")).await;
+        let status = answer.status.as_u16().to_string();
+        let problem = answer.header(header::CONTENT_TYPE) == "application/problem+json";
+        assert!(
+            !problem || answer.json()["type"] != "/problems/no-such-path",
+            "{method} {path}"
+        );
+        assert!(
+            operation["responses"][&status].is_object(),
+            "{method} {path} answers {status}, undocumented"
+        );
+    }
+}
+
+#[test]
+fn every_documented_path_has_its_own_label_in_the_metrics() {
+    let (_, document) = described_routes().split_for_parts();
+    let documented: BTreeSet<&str> = document.paths.paths.keys().map(String::as_str).collect();
+    let labels: BTreeSet<&str> = Route::ALL.into_iter().map(Route::label).collect();
+    let own: BTreeSet<&str> = ["/docs", "other"].into();
+    assert_eq!(
+        labels.difference(&own).copied().collect::<BTreeSet<_>>(),
+        documented
+    );
+    for path in documented {
+        assert_eq!(Route::of(&path.replace(['{', '}'], "")).label(), path);
+    }
+}
+
+#[tokio::test]
+async fn every_call_says_what_it_is_and_how_it_fails() {
+    let fixture = Fixture::new();
+    let document = fixture.get("/openapi.json").await.json();
+    for (method, path, operation) in operations(&document) {
+        for field in ["summary", "operationId"] {
+            assert!(
+                !operation[field].as_str().unwrap_or_default().is_empty(),
+                "{method} {path}: {field}"
+            );
+        }
+        let responses = operation["responses"].as_object().expect("responses");
+        assert!(responses.contains_key("200"), "{method} {path}");
+        for (status, response) in responses {
+            assert!(
+                !response["description"].as_str().unwrap_or_default().is_empty(),
+                "{method} {path} {status}"
+            );
+        }
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            assert!(
+                !parameter["description"].as_str().unwrap_or_default().is_empty(),
+                "{method} {path}"
+            );
+        }
+    }
+    let publish = &document["paths"]["/publish"]["post"]["responses"];
+    for status in ["200", "400", "408", "413", "415", "422", "500", "503"] {
+        assert!(publish[status].is_object(), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn the_example_of_an_event_can_be_published() {
+    let fixture = Fixture::new();
+    let document = fixture.get("/openapi.json").await.json();
+    let example = &document["components"]["schemas"]["Event"]["example"];
+    let answer = fixture.post("/publish", example.to_string()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn the_documented_fields_of_answers_are_those_they_have() {
+    let fixture = Fixture::new();
+    fixture.fill("t", 1..2).await;
+    let document = fixture.get("/openapi.json").await.json();
+    let published = fixture
+        .post("/publish?results=true", event("t", "2").to_string())
+        .await
+        .json();
+    for (schema, answer) in [
+        ("Published", &published),
+        ("EventResult", &published["results"][0]),
+        ("EventPage", &fixture.get("/events?order=asc").await.json()),
+        ("StoredEvent", &fixture.get("/events/t/2").await.json()),
+        ("TopicPage", &fixture.get("/topics").await.json()),
+        ("Topic", &fixture.get("/topics").await.json()["topics"][0]),
+        ("Stats", &fixture.get("/stats").await.json()),
+        ("Service", &fixture.get("/").await.json()),
+        ("Problem", &fixture.post("/publish?results=1", "{}").await.json()),
+    ] {
+        let names = |value: &Value| -> BTreeSet<String> {
+            value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        let documented = names(&document["components"]["schemas"][schema]["properties"]);
+        assert!(!documented.is_empty(), "{schema} is documented");
+        assert_eq!(names(answer), documented, "{schema}");
+    }
+}
+
+#[tokio::test]
+async fn the_reference_shows_every_call_schema_and_problem() {
+    let fixture = Fixture::new();
+    let document = fixture.get("/openapi.json").await.json();
+    let page = fixture.get("/redoc").await;
+    assert_eq!(page.header(header::CONTENT_TYPE), "text/html; charset=utf-8");
+    for (method, path, _) in operations(&document) {
+        assert!(
+            page.text.contains(&format!("<code>{method} {path}</code> ")),
+            "{method} {path}"
+        );
+    }
+    for (schema, _) in document["components"]["schemas"].as_object().expect("schemas") {
+        assert!(page.text.contains(&format!("id=\"schema-{schema}\"")), "{schema}");
+    }
+    for kind in Kind::ALL {
+        assert!(
+            page.text.contains(&format!("/problems/{}<", kind.name())),
+            "{kind:?}"
+        );
+    }
+    assert!(!page.text.contains("<script") && !page.text.contains("{{"));
+}
+
+#[test]
+fn problems_have_names_of_their_own() {
+    let names: BTreeSet<&str> = Kind::ALL.into_iter().map(Kind::name).collect();
+    assert_eq!(names.len(), Kind::ALL.len());
+    assert!(Kind::ALL.is_sorted_by_key(|kind| kind.status()));
+}
+
+#[tokio::test]
+async fn the_explorer_comes_out_of_the_binary() {
+    let fixture = Fixture::new();
+    let redirect = fixture.get("/docs").await;
+    assert_eq!(redirect.header(header::LOCATION), "/docs/");
+    let page = fixture.get("/docs/").await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert!(!page.text.contains("https://"), "{}", page.text);
+    let script = fixture.get("/docs/swagger-initializer.js").await;
+    assert!(script.text.contains("/openapi.json"), "{}", script.text);
+    assert!(
+        script.text.contains("\"validatorUrl\": \"none\""),
+        "{}",
+        script.text
+    );
+    assert_eq!(
+        fixture.get("/docs/swagger-ui-bundle.js").await.status,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_page_and_any_other_client_json() {
+    let fixture = Fixture::new();
+    for accept in ["", "*/*", "application/json"] {
+        let request = Request::get("/")
+            .header(header::ACCEPT, accept)
+            .body(Body::empty());
+        let answer = fixture.send(request.expect("valid")).await;
+        let body = answer.json();
+        assert_eq!(
+            (&body["service"], &body["status"]),
+            (&"oncelog".into(), &"healthy".into())
+        );
+        assert_eq!(body["version"], env!("CARGO_PKG_VERSION"));
+        let endpoints = body["endpoints"].to_string();
+        assert!(
+            endpoints.contains("\"POST /publish\"") && endpoints.contains("\"GET /docs\""),
+            "{endpoints}"
+        );
+    }
+    let browser = Request::get("/")
+        .header(header::ACCEPT, "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")
+        .body(Body::empty())
+        .expect("valid");
+    let page = fixture.send(browser).await;
+    assert_eq!(page.header(header::CONTENT_TYPE), "text/html; charset=utf-8");
+    assert_eq!(page.header(header::VARY), "Accept");
+    assert!(
+        page.header(header::CONTENT_SECURITY_POLICY)
+            .contains("default-src 'none'")
+    );
+    assert!(page.text.contains(env!("CARGO_PKG_VERSION")) && !page.text.contains("{{"));
+}

@@ -1,0 +1,175 @@
+//! A backup holds exactly the events up to its watermark, also when it is taken under load; `verify` tells a whole
+//! store from a damaged one.
+
+use super::{SMALL, commit, commit_many, open, sent};
+use crate::{
+    event::Outcome,
+    store::{
+        Store as _, Writer as _,
+        sqlite::{backup, recovery, verify::verify_with, writer::SqliteWriter},
+    },
+};
+use rusqlite::Connection;
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+fn problems(path: &Path) -> Vec<(String, String)> {
+    let report = verify_with(path, SMALL, &mut |done, total| assert!(done <= total)).unwrap();
+    assert_eq!(
+        report.is_sound(),
+        report.checks.iter().all(|check| check.problem.is_none())
+    );
+    report
+        .checks
+        .into_iter()
+        .filter_map(|check| Some((check.name, check.problem?)))
+        .collect()
+}
+
+#[test]
+fn a_backup_under_load_holds_exactly_the_events_up_to_its_watermark() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let copy = folder.path().join("copy.db");
+    let (mut writer, store) = open(&path);
+    writer
+        .connection()
+        .pragma_update(None, "synchronous", "OFF")
+        .unwrap();
+    commit_many(&mut writer, &store, "before", 700);
+    let stop = AtomicBool::new(false);
+    let report = std::thread::scope(|scope| {
+        let committing = scope.spawn(|| {
+            let mut round = 0;
+            while !stop.load(Ordering::Relaxed) {
+                commit_many(&mut writer, &store, &format!("during-{round}"), 7);
+                commit(&mut writer, &store, &[sent("topic", "before-0", r#"{"a":2}"#)]);
+                round += 1;
+            }
+        });
+        let report = backup(&path, &copy, &mut |done, total| assert!(done <= total));
+        stop.store(true, Ordering::Relaxed);
+        committing.join().unwrap();
+        report.unwrap()
+    });
+    assert!(report.watermark >= 700);
+    assert_eq!(report.events, report.watermark);
+    assert_eq!(problems(&copy), []);
+    let (mut restored_writer, restored) = open(&copy);
+    assert_eq!(restored.identity(), store.identity());
+    assert_eq!(restored.high_watermark(), report.watermark);
+    assert_eq!(restored.totals().accepted, report.watermark);
+    for number in 0..700 {
+        let id = format!("before-{number}");
+        assert_eq!(
+            restored.find("topic", &id).unwrap(),
+            store.find("topic", &id).unwrap()
+        );
+    }
+    let again = commit(
+        &mut restored_writer,
+        &restored,
+        &[sent("topic", "before-9", r#"{"a":1}"#)],
+    );
+    assert_eq!((again[0].outcome, again[0].seq), (Outcome::Duplicate, 10));
+}
+
+#[test]
+fn a_backup_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    drop(open(&path));
+    let copy = folder.path().join("copy.db");
+    fs::write(&copy, "precious").unwrap();
+    let error = backup(&path, &copy, &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("exists already"), "{error}");
+    assert_eq!(fs::read(&copy).unwrap(), b"precious");
+}
+
+#[test]
+fn a_backup_that_fails_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 30);
+    Connection::open(&path)
+        .unwrap()
+        .execute("UPDATE events SET payload = '{}' WHERE seq = 20", [])
+        .unwrap();
+    let copies = folder.path().join("copies");
+    fs::create_dir(&copies).unwrap();
+    let error = backup(&path, &copies.join("copy.db"), &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("event 20 "), "{error}");
+    assert_eq!(fs::read_dir(&copies).unwrap().count(), 0);
+}
+
+fn filled(path: &Path) -> SqliteWriter {
+    let (mut writer, store) = recovery::open(path, std::sync::Arc::new(|| {}), SMALL, 1000).unwrap();
+    commit_many(&mut writer, &store, "id", 60);
+    writer
+}
+
+#[test]
+fn verify_refuses_a_store_that_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let _writer = filled(&path);
+    let error = verify_with(&path, SMALL, &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("in use"), "{error}");
+}
+
+#[test]
+fn verify_finds_nothing_wrong_with_a_whole_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    Box::new(filled(&path)).close().unwrap();
+    assert_eq!(problems(&path), []);
+}
+
+#[test]
+fn verify_names_what_is_damaged() {
+    let damages = [
+        ("UPDATE events SET source = 'x' WHERE seq = 9", "event 9 "),
+        ("DELETE FROM events WHERE seq = 11", "event 11 "),
+        ("UPDATE topics SET name = 'other'", "event 1 "),
+        (
+            "UPDATE meta SET value = zeroblob(16) WHERE name = 'hash_secret'",
+            "identity",
+        ),
+        ("DELETE FROM counter_deltas WHERE id = 2", "delta 2 is missing"),
+    ];
+    for (damage, sign) in damages {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.db");
+        Box::new(filled(&path)).close().unwrap();
+        Connection::open(&path).unwrap().execute(damage, []).unwrap();
+        let found = problems(&path);
+        assert!(
+            found.iter().any(|(_, problem)| problem.contains(sign)),
+            "{damage}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn verify_finds_a_damaged_segment() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    Box::new(filled(&path)).close().unwrap();
+    let file = fs::read_dir(folder.path().join("events.db-index"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let found = problems(&path);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].0.starts_with("index segment"), "{found:?}");
+}

@@ -1,0 +1,187 @@
+//! A commit that fails leaves no trace; what was damaged while the store is open heals.
+
+use super::{batch, commit, commit_many, open, sent};
+use crate::{
+    event::Outcome,
+    limits,
+    store::{
+        BatchOutcome, CommitError, Store as _, Writer as _,
+        sqlite::{counters::Delta, writer::SqliteWriter},
+    },
+};
+use rusqlite::Connection;
+use std::fs;
+
+fn set_pages(writer: &SqliteWriter, pages: i64) {
+    writer
+        .connection()
+        .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+        .unwrap();
+}
+
+#[test]
+fn a_commit_that_finds_the_disk_full_leaves_no_trace_and_works_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 30);
+    let before = (store.totals(), store.topics(None, 10), store.high_watermark());
+    // No more pages than there are.
+    set_pages(&writer, 1);
+    let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(100_000));
+    let events = batch(
+        &store.identity(),
+        &[
+            sent("new topic", "new", &large),
+            sent("topic", "id-1", r#"{"a":1}"#),
+        ],
+    );
+    let error = writer.commit(&[&events]).unwrap_err();
+    assert!(matches!(error, CommitError::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains("free some space"), "{error}");
+    assert_eq!(
+        (store.totals(), store.topics(None, 10), store.high_watermark()),
+        before
+    );
+    assert_eq!(store.find("new topic", "new").unwrap(), None);
+
+    set_pages(&writer, 1 << 30);
+    writer.probe().unwrap();
+    let outcomes = writer.commit(&[&events]).unwrap();
+    let BatchOutcome::Committed(placed) = &outcomes[0] else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!((placed[0].outcome, placed[0].seq), (Outcome::Stored, 31));
+    assert_eq!((placed[1].outcome, placed[1].seq), (Outcome::Duplicate, 2));
+    let after = (store.totals(), store.topics(None, 10));
+    drop((writer, store));
+    let (_writer, store) = open(&path);
+    assert_eq!((store.totals(), store.topics(None, 10)), after);
+}
+
+#[test]
+fn a_store_whose_sync_failed_is_not_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, store) = open(&folder.path().join("events.db"));
+    commit_many(&mut writer, &store, "id", 3);
+    writer.poison("a sync", "for this test");
+    let events = batch(&store.identity(), &[sent("topic", "new", "{}")]);
+    assert!(matches!(writer.commit(&[&events]), Err(CommitError::Poisoned(_))));
+    assert!(matches!(writer.maintain(), Err(CommitError::Poisoned(_))));
+    assert!(matches!(writer.probe(), Err(CommitError::Poisoned(_))));
+    assert_eq!(store.high_watermark(), 3);
+    assert!(matches!(Box::new(writer).close(), Err(CommitError::Poisoned(_))));
+}
+
+#[test]
+fn commits_without_new_events_are_durable_and_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    writer
+        .connection()
+        .pragma_update(None, "synchronous", "OFF")
+        .unwrap();
+    let commits = limits::MAX_COUNTER_DELTAS + 10;
+    let events = batch(&store.identity(), &[sent("topic", "id", "{}")]);
+    for _ in 0..=commits {
+        writer.commit(&[&events]).unwrap();
+    }
+    let (deltas, bytes, snapshots): (u32, u32, u32) = writer
+        .connection()
+        .query_row(
+            "SELECT count(*), sum(length(delta)), (SELECT count(*) FROM counter_snapshot) FROM counter_deltas",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .unwrap();
+    assert!(u64::from(deltas) <= limits::MAX_COUNTER_DELTAS);
+    assert!(u64::from(bytes) <= limits::MIN_COUNTER_FOLD_BYTES + 100);
+    assert_eq!(snapshots, 1);
+    drop((writer, store));
+    let (_writer, store) = open(&path);
+    assert_eq!(store.totals().duplicates, commits);
+    assert_eq!(store.totals().accepted, 1);
+}
+
+#[test]
+fn a_segment_that_is_damaged_while_the_store_is_open_is_rebuilt() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 64);
+    let folder = folder.path().join("events.db-index");
+    // Damages the files in place: the store has them open.
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let length = fs::metadata(&path).unwrap().len();
+        fs::write(&path, vec![0x55; usize::try_from(length).unwrap()]).unwrap();
+    }
+    let events = batch(&store.identity(), &[sent("topic", "id-0", r#"{"a":1}"#)]);
+    let error = writer.commit(&[&events]).unwrap_err();
+    assert!(matches!(error, CommitError::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains("rebuilt"), "{error}");
+    // Each failing probe lets the rebuilds get on.
+    while writer.probe().is_err() || writer.commit(&[&events]).is_err() {
+        std::thread::yield_now();
+    }
+    let again = commit(&mut writer, &store, &[sent("topic", "id-63", r#"{"a":1}"#)]);
+    assert_eq!((again[0].outcome, again[0].seq), (Outcome::Duplicate, 64));
+}
+
+#[test]
+fn a_batch_with_too_many_topics_is_refused_as_a_whole_and_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) =
+        crate::store::sqlite::recovery::open(&path, std::sync::Arc::new(|| {}), super::SMALL, 2).unwrap();
+    let identity = store.identity();
+    let batches = [
+        batch(&identity, &[sent("a", "1", "{}")]),
+        batch(
+            &identity,
+            &[sent("a", "2", "{}"), sent("b", "1", "{}"), sent("c", "1", "{}")],
+        ),
+        batch(
+            &identity,
+            &[sent("a", "2", r#"{"n":1}"#), sent("c", "1", r#"{"n":1}"#)],
+        ),
+    ];
+    let outcomes = writer.commit(&batches.iter().collect::<Vec<_>>()).unwrap();
+    assert!(matches!(outcomes[1], BatchOutcome::TooManyTopics { event: 2 }));
+    let BatchOutcome::Committed(placed) = &outcomes[2] else {
+        panic!("{outcomes:?}");
+    };
+    // Nothing of the refused batch was there.
+    assert!(placed.iter().all(|placed| placed.outcome == Outcome::Stored));
+    assert_eq!(store.totals().accepted, 3);
+    assert_eq!(store.find("b", "1").unwrap(), None);
+}
+
+#[test]
+fn the_time_of_commits_never_goes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 1);
+    drop((writer, store));
+    // As if the clock had been far ahead then.
+    let future = i64::MAX / 4;
+    let connection = Connection::open(&path).unwrap();
+    let mut delta: Delta = connection
+        .query_row("SELECT id, delta FROM counter_deltas", [], |row| {
+            Ok(Delta::decode(row.get_ref(1)?.as_blob()?, row.get(0)?).unwrap())
+        })
+        .unwrap();
+    delta.processed_at = future;
+    connection
+        .execute(
+            "UPDATE counter_deltas SET delta = ?1 WHERE id = 1",
+            [delta.encode(1)],
+        )
+        .unwrap();
+    drop(connection);
+    let (mut writer, store) = open(&path);
+    commit(&mut writer, &store, &[sent("topic", "next", "{}")]);
+    assert_eq!(store.find("topic", "next").unwrap().unwrap().processed_at, future);
+}

@@ -1,0 +1,188 @@
+//! What is refused at open, with a message that says what to do, and what comes back after a stop.
+
+use super::{commit, commit_many, open, refusal, sent};
+use crate::{
+    event::Outcome,
+    store::{Store as _, Writer as _},
+};
+use rusqlite::Connection;
+use std::fs;
+
+#[test]
+fn a_second_server_is_refused_and_told_who_has_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let first = open(&path);
+    let message = refusal(&path);
+    assert!(
+        message.contains(&format!("process {}", std::process::id())),
+        "{message}"
+    );
+    assert!(message.contains("events.db"), "{message}");
+    drop(first);
+    open(&path);
+}
+
+#[test]
+fn folders_are_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("some/where/events.db");
+    let (writer, store) = open(&path);
+    assert_eq!(store.high_watermark(), 0);
+    Box::new(writer).close().unwrap();
+    assert!(path.is_file());
+}
+
+#[test]
+fn a_database_of_another_program_is_refused_and_left_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.db");
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE things(name)").unwrap();
+    drop(other);
+    let before = fs::read(&path).unwrap();
+    let message = refusal(&path);
+    assert!(message.contains("another program"), "{message}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    fs::write(&path, "Dear diary, ".repeat(50)).unwrap();
+    let message = refusal(&path);
+    assert!(message.contains("not a SQLite database"), "{message}");
+}
+
+#[test]
+fn a_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = refusal(folder.path());
+    assert!(message.contains("is a folder"), "{message}");
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    drop(open(&path));
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let message = refusal(&path);
+    assert!(message.contains("format 99"), "{message}");
+    assert!(message.contains("newer oncelog"), "{message}");
+}
+
+#[test]
+fn damaged_counters_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 3);
+    drop((writer, store));
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute("UPDATE counter_deltas SET delta = CAST(delta || x'00' AS BLOB)", [])
+        .unwrap();
+    drop(connection);
+    let message = refusal(&path);
+    assert!(message.contains("counters are damaged"), "{message}");
+}
+
+#[test]
+fn a_log_that_lost_its_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 3);
+    drop((writer, store));
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute("DELETE FROM events WHERE seq = 3", [])
+        .unwrap();
+    drop(connection);
+    let message = refusal(&path);
+    assert!(message.contains("ends with event 2"), "{message}");
+}
+
+#[test]
+fn commits_are_synced_before_they_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let (writer, _store) = open(&folder.path().join("events.db"));
+    let pragma = |name: &str| -> String {
+        writer
+            .connection()
+            .pragma_query_value(None, name, |row| {
+                Ok(match row.get_ref(0)? {
+                    rusqlite::types::ValueRef::Integer(number) => number.to_string(),
+                    other => other.as_str()?.to_owned(),
+                })
+            })
+            .unwrap()
+    };
+    assert_eq!(pragma("synchronous"), "2");
+    assert_eq!(pragma("journal_mode"), "wal");
+    assert_eq!(pragma("page_size"), "8192");
+    assert_eq!(pragma("wal_autocheckpoint"), "0");
+}
+
+#[test]
+fn a_store_that_was_dropped_forgets_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 100);
+    let before = (store.totals(), store.topics(None, 10), store.identity());
+    drop((writer, store));
+    let (mut writer, store) = open(&path);
+    assert_eq!((store.totals(), store.topics(None, 10), store.identity()), before);
+    let again = commit(&mut writer, &store, &[sent("topic", "id-0", r#"{"a":1}"#)]);
+    assert_eq!((again[0].outcome, again[0].seq), (Outcome::Duplicate, 1));
+}
+
+#[test]
+fn missing_and_damaged_segments_are_rebuilt_at_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 100);
+    Box::new(writer).close().unwrap();
+    drop(store);
+    let mut files: Vec<_> = fs::read_dir(folder.path().join("events.db-index"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 2, "{files:?}");
+    fs::remove_file(&files[0]).unwrap();
+    fs::write(&files[1], "nonsense").unwrap();
+    let (mut writer, store) = open(&path);
+    for number in 0..100 {
+        let id = format!("id-{number}");
+        assert_eq!(store.find("topic", &id).unwrap().unwrap().seq, number + 1);
+    }
+    let again = commit(&mut writer, &store, &[sent("topic", "id-7", r#"{"a":1}"#)]);
+    assert_eq!(again[0].outcome, Outcome::Duplicate);
+}
+
+#[test]
+fn a_segment_that_the_log_cannot_rebuild_is_set_aside_and_the_store_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 100);
+    drop((writer, store));
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute("DELETE FROM events WHERE seq = 2", [])
+        .unwrap();
+    drop(connection);
+    for entry in fs::read_dir(folder.path().join("events.db-index")).unwrap() {
+        fs::write(entry.unwrap().path(), "nonsense").unwrap();
+    }
+    let message = refusal(&path);
+    assert!(message.contains("event 2 of the log is missing"), "{message}");
+    assert!(message.contains("set aside"), "{message}");
+}
