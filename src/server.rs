@@ -95,6 +95,7 @@ impl Server {
     ) -> Result<(), ServeError> {
         listener.set_nonblocking(true).map_err(ServeError::Listen)?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listen)?;
+        let address = listener.local_addr().map_err(ServeError::Listen)?;
         let wakeup = Wakeup::new(self.store.high_watermark());
         let committer = committer::spawn(
             self.writer,
