@@ -51,18 +51,17 @@ use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64},
 };
 
+/// The two faces of an open store.
+pub type Opened = (Box<dyn Writer>, Arc<dyn Store>);
+
 /// Opens the store at `path`, and makes it when it is not there. `maintenance` is called, from any thread, when
 /// [`Writer::maintain`] has something to do.
-pub fn open(path: &Path, maintenance: Maintenance) -> Result<(Box<dyn Writer>, Arc<dyn Store>), OpenError> {
+pub fn open(path: &Path, maintenance: Maintenance) -> Result<Opened, OpenError> {
     open_with(path, maintenance, Settings::default())
 }
 
 /// As [`open`], with other sizes of the index.
-pub fn open_with(
-    path: &Path,
-    maintenance: Maintenance,
-    settings: Settings,
-) -> Result<(Box<dyn Writer>, Arc<dyn Store>), OpenError> {
+pub fn open_with(path: &Path, maintenance: Maintenance, settings: Settings) -> Result<Opened, OpenError> {
     let (writer, store) = recovery::open(path, maintenance, settings, limits::MAX_TOPICS)?;
     Ok((Box::new(writer), Arc::new(store)))
 }

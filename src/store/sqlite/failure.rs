@@ -1,7 +1,10 @@
 //! What SQLite's errors mean for a store, in words for the person who has to act.
 
 use super::paths::Paths;
-use crate::store::{CommitError, OpenError, ReadError};
+use crate::{
+    index::IndexError,
+    store::{CommitError, OpenError, ReadError},
+};
 use rusqlite::{Error, ErrorCode, ffi};
 
 /// The extended result code, if the error came from SQLite.
@@ -16,7 +19,7 @@ fn extended_code(error: &Error) -> Option<i32> {
 pub(super) fn is_failed_sync(error: &Error) -> bool {
     matches!(
         extended_code(error),
-        Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC | ffi::SQLITE_IOERR_CLOSE)
+        Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
     )
 }
 
@@ -62,6 +65,14 @@ pub(super) fn poisoned(paths: &Paths, what: &str, error: impl std::fmt::Display)
          started again: check the disk and the system's log first",
         paths.database.display()
     )
+}
+
+/// What the index's error means for a write or a read that needs it, in words.
+pub(super) fn index(error: &IndexError) -> String {
+    match error {
+        IndexError::Damaged { .. } => format!("{error}; it is being rebuilt from the log"),
+        IndexError::Io(_) => error.to_string(),
+    }
 }
 
 /// An error while a store is opened, copied or checked.

@@ -21,7 +21,7 @@ pub(super) struct Insert {
 
 impl Insert {
     pub(super) fn new() -> Self {
-        let row = format!("({})", vec!["?"; COLUMN_COUNT].join(","));
+        let row = format!("({})", ["?"; COLUMN_COUNT].join(","));
         let into = |rows| {
             format!(
                 "INSERT INTO events({COLUMNS}) VALUES {}",

@@ -96,10 +96,7 @@ impl Trouble {
             Self::Row(RowError::Damaged(what)) => ReadError(format!(
                 "{file}: {what}. Run `oncelog verify`, and go back to a backup"
             )),
-            Self::Index(error @ IndexError::Damaged { .. }) => {
-                ReadError(format!("{error}; it is being rebuilt from the log"))
-            }
-            Self::Index(error) => ReadError(error.to_string()),
+            Self::Index(error) => ReadError(failure::index(&error)),
         }
     }
 }

@@ -262,7 +262,9 @@ fn rebuild(shared: &Shared, writer: &mut SqliteWriter, unusable: &Unusable) -> R
 }
 
 fn not_written(error: CommitError) -> OpenError {
-    OpenError(error.to_string())
+    match error {
+        CommitError::Unavailable(message) | CommitError::Poisoned(message) => OpenError(message),
+    }
 }
 
 /// Gives the index the events behind its last segment.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     event::{Batch, Key},
-    index::Change,
+    index::{Change, IndexError},
     limits,
     store::{BatchOutcome, CommitError, Writer},
 };
@@ -208,9 +208,7 @@ impl Writer for SqliteWriter {
             Ok(found) => found,
             Err(error) => {
                 self.repair()?;
-                return Err(CommitError::Unavailable(format!(
-                    "{error}; it is being rebuilt from the log"
-                )));
+                return Err(CommitError::Unavailable(failure::index(&error)));
             }
         };
         let (plan, delta) = {
@@ -252,10 +250,8 @@ impl Writer for SqliteWriter {
     fn probe(&mut self) -> Result<(), CommitError> {
         self.maintain()?;
         if let Some(unusable) = self.shared.index.unusable().into_iter().next() {
-            let error = crate::index::IndexError::from(unusable);
-            return Err(CommitError::Unavailable(format!(
-                "{error}; it is being rebuilt from the log"
-            )));
+            let error = IndexError::from(unusable);
+            return Err(CommitError::Unavailable(failure::index(&error)));
         }
         self.make_room(1)?;
         transaction(&self.connection, &self.shared, |connection| {

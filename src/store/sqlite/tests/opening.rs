@@ -84,7 +84,10 @@ fn damaged_counters_are_refused() {
     drop((writer, store));
     let connection = Connection::open(&path).unwrap();
     connection
-        .execute("UPDATE counter_deltas SET delta = CAST(delta || x'00' AS BLOB)", [])
+        .execute(
+            "UPDATE counter_deltas SET delta = CAST(delta || x'00' AS BLOB)",
+            [],
+        )
         .unwrap();
     drop(connection);
     let message = refusal(&path);
