@@ -3,6 +3,7 @@
 //! Each subcommand is a type with its arguments and a `run`. A failure is printed once, by [`run`], which also makes
 //! the exit code: 0 done, 1 failed, 2 wrong usage or settings. Only `main` calls this.
 
+mod backup;
 mod bench;
 mod completions;
 mod events;
@@ -16,6 +17,7 @@ mod server_arguments;
 mod simulate;
 mod stats;
 mod tail;
+mod verify;
 
 use crate::{client::ClientError, config::ConfigError};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -53,6 +55,8 @@ enum Command {
     Health(health::Health),
     Simulate(simulate::Simulate),
     Bench(bench::Bench),
+    Backup(backup::Backup),
+    Verify(verify::Verify),
     Completions(completions::Completions),
 }
 
@@ -91,6 +95,8 @@ pub fn run(command_line: CommandLine) -> ExitCode {
         Some(Command::Health(command)) => command.run(),
         Some(Command::Simulate(command)) => command.run(),
         Some(Command::Bench(command)) => command.run(),
+        Some(Command::Backup(command)) => command.run(),
+        Some(Command::Verify(command)) => command.run(),
         Some(Command::Completions(command)) => command.run(),
     };
     match result {

@@ -8,6 +8,7 @@
 )]
 
 mod checks;
+mod copies;
 mod publish;
 mod reading;
 mod serve;
