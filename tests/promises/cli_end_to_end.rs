@@ -161,7 +161,7 @@ fn tail_prints_each_new_event_once_as_it_comes() {
             }
         }
     });
-    let mut next = || lines.recv_timeout(crate::harness::PATIENCE).expect("a line");
+    let next = || lines.recv_timeout(crate::harness::PATIENCE).expect("a line");
     let mut seen: Vec<Value> = vec![serde_json::from_str(&next()).unwrap()];
     for batch in 0..5 {
         let events: Vec<_> = (0..10)
