@@ -147,6 +147,7 @@ impl Server {
         blocking(move || committer.join())
             .await?
             .map_err(|_| ServeError::CommitterPanicked)?;
+        tracing::info!("stopped");
         Ok(())
     }
 }
