@@ -1,6 +1,6 @@
 //! `simulate`, `bench`, `health` and `stats` tell the truth, and say it in their exit code.
 
-use crate::support::{Reaction, Server, folder, json, run, scripted, text};
+use crate::support::{Reaction, SLOW_ENOUGH, Server, folder, json, run, scripted, text};
 
 #[test]
 fn simulate_passes_twice_on_one_server() {
@@ -60,7 +60,16 @@ fn bench_reports_exact_counts_in_both_loops_and_both_shapes() {
     let server = Server::start(folder.path());
     for more in [&["--batch", "50"][..], &["--batch", "1", "--rate", "4000"]] {
         let arguments = [
-            &["bench", "--events", "6000", "--max-mean", "600", "--json", "--url", &server.url],
+            &[
+                "bench",
+                "--max-mean",
+                SLOW_ENOUGH,
+                "--events",
+                "6000",
+                "--json",
+                "--url",
+                &server.url,
+            ],
             more,
         ]
         .concat();
@@ -82,7 +91,17 @@ fn bench_reports_exact_counts_in_both_loops_and_both_shapes() {
 fn bench_fails_when_a_check_fails_and_repeats_a_seed_as_duplicates() {
     let folder = folder();
     let server = Server::start(folder.path());
-    let arguments = ["bench", "--events", "5000", "--seed", "7", "--url", &server.url];
+    let arguments = [
+        "bench",
+        "--max-mean",
+        SLOW_ENOUGH,
+        "--events",
+        "5000",
+        "--seed",
+        "7",
+        "--url",
+        &server.url,
+    ];
     let output = run(folder.path(), &arguments);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     let output = run(folder.path(), &arguments);

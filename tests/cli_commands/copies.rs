@@ -1,13 +1,22 @@
 //! `backup` copies a store in use, `verify` tells a good one from a damaged one.
 
-use crate::support::{Server, folder, json, run, text};
+use crate::support::{SLOW_ENOUGH, Server, folder, json, run, text};
 use std::fs;
 
 #[test]
 fn a_backup_of_a_store_in_use_is_sound_and_can_be_served() {
     let folder = folder();
     let server = Server::start(folder.path());
-    let arguments = ["bench", "--events", "5000", "--json", "--url", &server.url];
+    let arguments = [
+        "bench",
+        "--max-mean",
+        SLOW_ENOUGH,
+        "--events",
+        "5000",
+        "--json",
+        "--url",
+        &server.url,
+    ];
     let accepted = json(&run(folder.path(), &arguments))["accepted"].clone();
     let output = run(folder.path(), &["backup", "copy/data/dedup.db", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -46,7 +55,15 @@ fn a_backup_does_not_overwrite_and_needs_a_store() {
 fn verify_fails_on_a_damaged_store_and_on_a_missing_one() {
     let folder = folder();
     let server = Server::start(folder.path());
-    let arguments = ["bench", "--events", "5000", "--url", &server.url];
+    let arguments = [
+        "bench",
+        "--max-mean",
+        SLOW_ENOUGH,
+        "--events",
+        "5000",
+        "--url",
+        &server.url,
+    ];
     assert_eq!(run(folder.path(), &arguments).status.code(), Some(0));
     assert_eq!(server.stop(), Some(0));
     let path = folder.path().join("data/dedup.db");

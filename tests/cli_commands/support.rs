@@ -10,6 +10,9 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// A bound of `bench` in milliseconds that holds on any machine: what is tested is not how fast this one is.
+pub(crate) const SLOW_ENOUGH: &str = "3600000";
+
 /// The program, in `folder`, with no settings from outside.
 pub(crate) fn oncelog(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oncelog"));
