@@ -57,8 +57,6 @@ pub use types::{
     Change, Direction, Entry, Figures, Found, IndexError, SegmentName, Settings, TimeBlock, TopicNumber,
     Unusable,
 };
-#[cfg(any(test, fuzzing))]
-pub use verify::read_arbitrary;
 pub use verify::verify;
 
 use crate::event::{Key, Seq};

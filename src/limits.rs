@@ -135,8 +135,7 @@ pub const BACKUP_TRIES: u32 = 10;
 pub const VERIFY_IDENTITIES: u64 = 16 << 20;
 /// Examples that a check of `verify` names before it only counts.
 pub const VERIFY_EXAMPLES: usize = 3;
-/// Rows that one INSERT adds to the log. Several at once spare SQLite the way to the log's end for each (measured: see
-/// `store::sqlite::insert`).
+/// Rows that one INSERT adds to the log; several at once spare SQLite the way to the log's end for each.
 pub const INSERT_ROWS: usize = 32;
 /// How long a commit waits for room in the index before it fails.
 pub const INDEX_WAIT: Duration = Duration::from_secs(10);

@@ -2,6 +2,8 @@
 
 #[path = "../fuzz/checks/publish_body.rs"]
 mod publish_body;
+#[path = "../fuzz/checks/segment_reader.rs"]
+mod segment_reader;
 
 use std::{fs, path::Path};
 
@@ -9,7 +11,10 @@ use std::{fs, path::Path};
 type Check = fn(&[u8]);
 
 /// The targets, each with the function that it calls.
-const TARGETS: [(&str, Check); 1] = [("publish_body", publish_body::check)];
+const TARGETS: [(&str, Check); 2] = [
+    ("publish_body", publish_body::check),
+    ("segment_reader", segment_reader::check),
+];
 
 #[test]
 fn every_kept_input_of_every_fuzz_target_passes() {

@@ -3,15 +3,16 @@
 
 use super::{
     App,
-    error::{Kind, ProblemBody},
+    error::{Kind, Problem, ProblemBody},
     reference,
 };
 use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{HeaderValue, header},
-    response::Response,
+    http::{HeaderValue, StatusCode, header},
+    middleware::map_response,
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -65,7 +66,7 @@ impl Documents {
         endpoints.push("GET /docs".to_owned());
         let version = env!("CARGO_PKG_VERSION");
         Self {
-            openapi: Bytes::from(serde_json::to_vec(&document).unwrap_or_default()),
+            openapi: Bytes::from(serde_json::to_vec(description).unwrap_or_default()),
             redoc: Bytes::from(reference::render(&document)),
             home: Bytes::from(include_str!("home.html").replace("{{version}}", version)),
             endpoints,
@@ -103,7 +104,19 @@ pub(super) async fn redoc(State(app): State<App>) -> Response {
 pub(super) fn explorer() -> Router<App> {
     // The default would send the document's address to a validator on the internet.
     let config = Config::from(OPENAPI_PATH).validator_url("none");
-    SwaggerUi::new("/docs").config(config).into()
+    Router::from(SwaggerUi::new("/docs").config(config)).layer(map_response(asset))
+}
+
+/// A file that the explorer does not have is a problem like any other path that is not there.
+async fn asset(response: Response) -> Response {
+    if response.status() == StatusCode::NOT_FOUND {
+        return Problem::new(
+            Kind::NoSuchPath,
+            "the explorer has no such file; GET /docs shows it",
+        )
+        .into_response();
+    }
+    response
 }
 
 /// The answers with these problems, by status.

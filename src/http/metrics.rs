@@ -138,7 +138,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     counters: [[OnceLock<Counter>; STATUSES.len()]; Route::ALL.len()],
-    durations: [Histogram; Route::ALL.len()],
+    durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    histograms: [OnceLock<Histogram>; Route::ALL.len()],
 }
 
 impl Metrics {
@@ -178,8 +179,8 @@ impl Metrics {
             registry,
             requests,
             counters: array::from_fn(|_| array::from_fn(|_| OnceLock::new())),
-            durations: Route::ALL
-                .map(|route| durations.get_or_create_owned(&RouteLabels { route: route.label() })),
+            durations,
+            histograms: array::from_fn(|_| OnceLock::new()),
         }
     }
 
@@ -196,7 +197,12 @@ impl Metrics {
                 .inc(),
             None => self.requests.get_or_create_owned(&labels()).inc(),
         };
-        self.durations[route as usize].observe(took.as_secs_f64());
+        self.histograms[route as usize]
+            .get_or_init(|| {
+                let labels = RouteLabels { route: route.label() };
+                self.durations.get_or_create_owned(&labels)
+            })
+            .observe(took.as_secs_f64());
     }
 
     /// All metrics as text.

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Bytes of a block on disk.
 pub(super) const BLOCK_BYTES: usize = 4096;
 /// Bytes of a block that hold data.
-pub(super) const DATA_BYTES: usize = BLOCK_BYTES - 8;
+const DATA_BYTES: usize = BLOCK_BYTES - 8;
 /// Blocks gathered before they are written.
 const WRITE_BLOCKS: usize = 256;
 /// Bytes written before they are synced: spreads the disk's work, so that the commits beside it do not wait for one
@@ -45,7 +45,7 @@ pub(super) enum BlockError {
     Io(io::Error),
 }
 
-pub(super) fn checksum(seed: u64, number: u64, data: &[u8]) -> u64 {
+fn checksum(seed: u64, number: u64, data: &[u8]) -> u64 {
     xxh3_64_with_seed(
         data,
         seed.wrapping_add(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)),

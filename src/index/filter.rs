@@ -91,6 +91,10 @@ impl Filters {
             let length = word(20) as usize;
             // What the probing relies on to stay inside the fingerprints.
             let consistent = descriptor.segment_length.is_power_of_two()
+                && descriptor.segment_count_length > 0
+                && descriptor
+                    .segment_count_length
+                    .is_multiple_of(descriptor.segment_length)
                 && descriptor.segment_length_mask == descriptor.segment_length - 1
                 && u64::from(descriptor.segment_count_length) + 2 * u64::from(descriptor.segment_length)
                     == length as u64;

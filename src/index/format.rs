@@ -232,31 +232,3 @@ impl Header {
         xxh3_64(&self.to_bytes()[IDENTITY_BYTES])
     }
 }
-
-/// The bytes as blocks with right checksums, under a header with the right identity.
-#[cfg(any(test, fuzzing))]
-pub(super) fn plausible(bytes: &[u8], store: u128, name: SegmentName) -> Vec<u8> {
-    use super::block::{DATA_BYTES, checksum};
-    let mut file = bytes.to_vec();
-    file.resize(file.len().next_multiple_of(DATA_BYTES).max(DATA_BYTES), 0);
-    let header = Header {
-        store,
-        name,
-        time_block_events: u64_at(&file, 56),
-        filter_bits: 0,
-        blocks: 0,
-        layout: Layout::empty(),
-    };
-    file[..12].copy_from_slice(&header.to_bytes()[..12]);
-    file[16..56].copy_from_slice(&header.to_bytes()[16..56]);
-    let seed = header.seed();
-    let blocks = file.chunks_exact(DATA_BYTES).enumerate();
-    blocks
-        .flat_map(|(number, data)| {
-            let seed = if number == 0 { 0 } else { seed };
-            let mut block = data.to_vec();
-            block.extend_from_slice(&checksum(seed, number as u64, data).to_le_bytes());
-            block
-        })
-        .collect()
-}

@@ -446,15 +446,3 @@ fn a_rebuild_without_all_rows_is_an_error() {
         .unwrap_err();
     assert_eq!(error.to_string(), "the log has no event 1");
 }
-
-#[test]
-fn the_corpus_of_the_segment_reader_is_refused_or_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/segment_reader");
-    let mut files = 0;
-    for file in std::fs::read_dir(corpus).unwrap() {
-        let _ = read_arbitrary(folder.path(), &std::fs::read(file.unwrap().path()).unwrap());
-        files += 1;
-    }
-    assert!(files > 0, "the corpus is empty");
-}

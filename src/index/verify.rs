@@ -149,32 +149,3 @@ fn check_topics(segment: &Segment) -> Result<HashMap<TopicNumber, Vec<u32>>, Pro
         content(format!("only {start} events have a topic"))
     }
 }
-
-/// Reads through arbitrary bytes as if they were a segment of eight events. They must be refused or read, never panic.
-/// So that they get past the first checks, their identity and checksums are put right before.
-#[cfg(any(test, fuzzing))]
-pub fn read_arbitrary(folder: &Path, bytes: &[u8]) -> Result<u64, String> {
-    let name = SegmentName {
-        number: 1,
-        first: 1,
-        last: 8,
-    };
-    let home = Home {
-        folder: folder.to_owned(),
-        store: 7,
-        settings: Settings::default(),
-        disk: Disk::default(),
-    };
-    std::fs::write(home.path(name), super::format::plausible(bytes, home.store, name))
-        .map_err(|error| error.to_string())?;
-    let found = home.open(name).map_err(|error| error.to_string())?;
-    for direction in [super::Direction::Up, super::Direction::Down] {
-        // Whatever it answers: it must not panic.
-        let _ = found.topic_seqs(1, direction, 5, 10, &mut Vec::new());
-    }
-    let _ = (
-        found.find(crate::event::Key { high: 1, low: 1 }),
-        found.times_of(8),
-    );
-    verify(folder, home.store, name, home.settings, None)
-}

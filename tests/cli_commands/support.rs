@@ -108,25 +108,19 @@ pub(crate) enum Reaction {
     Close,
 }
 
-/// A server that reacts to its requests, one connection after the other, as `script` says; it ends with the script.
+/// A server that reacts to its requests as `script` says, one request a connection; it ends with the script.
 /// Returns its URL and, from its thread, the requests' bodies.
 pub(crate) fn scripted(script: Vec<Reaction>) -> (String, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let thread = thread::spawn(move || {
         let mut bodies = Vec::new();
-        let mut script = script.into_iter().peekable();
-        while script.peek().is_some() {
+        for reaction in script {
             let (stream, _) = listener.accept().unwrap();
             let mut stream = BufReader::new(stream);
-            while script.peek().is_some()
-                && let Some(body) = read_request(&mut stream)
-            {
-                bodies.push(body);
-                match script.next() {
-                    Some(Reaction::Answer(status, body)) => answer(stream.get_mut(), status, &body),
-                    _ => break,
-                }
+            bodies.extend(read_request(&mut stream));
+            if let Reaction::Answer(status, body) = reaction {
+                answer(stream.get_mut(), status, &body);
             }
         }
         bodies
@@ -158,7 +152,7 @@ fn answer(stream: &mut TcpStream, status: &str, body: &str) {
     let length = body.len();
     write!(
         stream,
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();
 }

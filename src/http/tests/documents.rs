@@ -177,6 +177,8 @@ async fn the_explorer_comes_out_of_the_binary() {
     let page = fixture.get("/docs/").await;
     assert_eq!(page.status, StatusCode::OK);
     assert!(!page.text.contains("https://"), "{}", page.text);
+    let none = fixture.get("/docs/nope").await;
+    none.assert_problem(404, "no-such-path", "explorer");
     let script = fixture.get("/docs/swagger-initializer.js").await;
     assert!(script.text.contains("/openapi.json"), "{}", script.text);
     assert!(

@@ -159,17 +159,18 @@ fn verify_finds_a_damaged_segment() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.db");
     Box::new(filled(&path)).close().unwrap();
-    let file = fs::read_dir(folder.path().join("events.db-index"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    let mut bytes = fs::read(&file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&file, bytes).unwrap();
+    // All files, because the last merge may not have been listed any more.
+    for entry in fs::read_dir(folder.path().join("events.db-index")).unwrap() {
+        let file = entry.unwrap().path();
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+    }
     let found = problems(&path);
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].0.starts_with("index segment"), "{found:?}");
+    assert!(!found.is_empty());
+    assert!(
+        found.iter().all(|(name, _)| name.starts_with("index segment")),
+        "{found:?}"
+    );
 }

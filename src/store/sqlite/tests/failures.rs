@@ -1,16 +1,17 @@
 //! A commit that fails leaves no trace; what was damaged while the store is open heals.
 
-use super::{batch, commit, commit_many, open, sent};
+use super::{SMALL, batch, commit, commit_many, open, sent};
 use crate::{
     event::Outcome,
+    index::Settings,
     limits,
     store::{
         BatchOutcome, CommitError, Store as _, Writer as _,
-        sqlite::{counters::Delta, writer::SqliteWriter},
+        sqlite::{counters::Delta, recovery, writer::SqliteWriter},
     },
 };
 use rusqlite::Connection;
-use std::fs;
+use std::{fs, sync::Arc};
 
 fn set_pages(writer: &SqliteWriter, pages: i64) {
     writer
@@ -108,15 +109,21 @@ fn commits_without_new_events_are_durable_and_bounded() {
 fn a_segment_that_is_damaged_while_the_store_is_open_is_rebuilt() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.db");
-    let (mut writer, store) = open(&path);
+    // Without merges, which could replace the file before it is damaged or while it is.
+    let settings = Settings {
+        merge_fan_in: 1000,
+        ..SMALL
+    };
+    let (mut writer, store) = recovery::open(&path, Arc::new(|| {}), settings, 1000).unwrap();
     commit_many(&mut writer, &store, "id", 64);
-    let folder = folder.path().join("events.db-index");
-    // Damages the files in place: the store has them open.
-    for entry in fs::read_dir(&folder).unwrap() {
-        let path = entry.unwrap().path();
-        let length = fs::metadata(&path).unwrap().len();
-        fs::write(&path, vec![0x55; usize::try_from(length).unwrap()]).unwrap();
-    }
+    // Of the first events, long sealed; damaged in place, because the store has it open.
+    let first = fs::read_dir(folder.path().join("events.db-index"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .min()
+        .unwrap();
+    let length = fs::metadata(&first).unwrap().len();
+    fs::write(&first, vec![0x55; usize::try_from(length).unwrap()]).unwrap();
     let events = batch(&store.identity(), &[sent("topic", "id-0", r#"{"a":1}"#)]);
     let error = writer.commit(&[&events]).unwrap_err();
     assert!(matches!(error, CommitError::Unavailable(_)), "{error:?}");
@@ -133,8 +140,7 @@ fn a_segment_that_is_damaged_while_the_store_is_open_is_rebuilt() {
 fn a_batch_with_too_many_topics_is_refused_as_a_whole_and_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.db");
-    let (mut writer, store) =
-        crate::store::sqlite::recovery::open(&path, std::sync::Arc::new(|| {}), super::SMALL, 2).unwrap();
+    let (mut writer, store) = recovery::open(&path, Arc::new(|| {}), SMALL, 2).unwrap();
     let identity = store.identity();
     let batches = [
         batch(&identity, &[sent("a", "1", "{}")]),
