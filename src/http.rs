@@ -54,6 +54,8 @@ pub(crate) struct Timeouts {
     pub(crate) body_room: Duration,
     /// See [`limits::QUERY_WAIT`].
     pub(crate) query: Duration,
+    /// See [`limits::WRITE_TIMEOUT`].
+    pub(crate) write: Duration,
     /// See [`limits::LINGER`].
     pub(crate) linger: Duration,
     /// See [`limits::SHUTDOWN_TIMEOUT`].
@@ -67,6 +69,7 @@ impl Default for Timeouts {
             body_read: limits::BODY_READ_TIMEOUT,
             body_room: limits::QUEUE_WAIT,
             query: limits::QUERY_WAIT,
+            write: limits::WRITE_TIMEOUT,
             linger: limits::LINGER,
             shutdown: limits::SHUTDOWN_TIMEOUT,
         }
@@ -178,6 +181,12 @@ impl Api {
         }
         response
     }
+}
+
+/// Waits until a flag is set, or nobody is left to set it.
+pub(crate) async fn told(flag: &mut watch::Receiver<bool>) {
+    // The only error is that the sender is gone.
+    let _ = flag.wait_for(|told| *told).await;
 }
 
 /// All paths and their handlers, with their description.

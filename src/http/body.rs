@@ -4,7 +4,7 @@
 //! that is there at once, which is the usual case, costs no timer.
 
 use super::error::{Kind, Problem};
-use crate::limits::{BODY_UNIT_BYTES, MAX_BODY_BYTES, MAX_IN_FLIGHT_BODY_BYTES};
+use crate::limits::{MAX_BODY_BYTES, MAX_IN_FLIGHT_BODY_BYTES, ROOM_UNIT_BYTES};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use std::{
@@ -35,13 +35,13 @@ impl BodyRoom {
     /// Room for [`MAX_IN_FLIGHT_BODY_BYTES`].
     pub(crate) fn new() -> Self {
         Self {
-            units: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BODY_BYTES / BODY_UNIT_BYTES)),
+            units: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BODY_BYTES / ROOM_UNIT_BYTES)),
         }
     }
 
     /// Bytes that bodies hold now.
     pub(crate) fn used_bytes(&self) -> usize {
-        MAX_IN_FLIGHT_BODY_BYTES - self.units.available_permits() * BODY_UNIT_BYTES
+        MAX_IN_FLIGHT_BODY_BYTES - self.units.available_permits() * ROOM_UNIT_BYTES
     }
 
     /// Reads a body to its end; the permit is the room that it takes.
@@ -152,7 +152,7 @@ impl Data {
 }
 
 fn units_of(bytes: usize) -> usize {
-    bytes.div_ceil(BODY_UNIT_BYTES)
+    bytes.div_ceil(ROOM_UNIT_BYTES)
 }
 
 fn too_large() -> Problem {

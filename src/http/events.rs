@@ -19,7 +19,6 @@ use axum::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
 use utoipa::ToSchema;
 
 /// An event as it was stored.
@@ -158,7 +157,7 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
                 tokio::time::sleep_until((looked + WAIT_RECHECK).min(until)).await;
             }
             () = tokio::time::sleep_until(until) => {}
-            () = stopped(&mut stopping) => {}
+            () = super::told(&mut stopping) => {}
         }
     }
 }
@@ -277,12 +276,6 @@ fn time(parameters: &mut Parameters, name: &str) -> Result<Option<Instant>, Prob
         };
         Problem::parameter(name, format!("{error}{hint}"))
     })
-}
-
-/// Waits until the server stops.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // The only error is that the server is gone, which is the same.
-    let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 /// What a look at the store found.
