@@ -199,6 +199,50 @@ impl axum::body::HttpBody for Chunks {
     }
 }
 
+/// A body that announces the most there may be, and sends one byte.
+struct Silent(Option<bytes::Bytes>);
+
+impl axum::body::HttpBody for Silent {
+    type Data = bytes::Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, std::io::Error>>> {
+        match self.0.take() {
+            Some(bytes) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(bytes)))),
+            None => std::task::Poll::Pending,
+        }
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::SizeHint::with_exact(MAX_BODY_BYTES as u64)
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_only_announced_keep_nobody_out() {
+    let fixture = Fixture::new();
+    let silent: Vec<_> = (0..10)
+        .map(|_| {
+            let request = Request::post("/publish")
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Body::new(Silent(Some(bytes::Bytes::from_static(b"[")))));
+            tokio::spawn(fixture.api.clone().handle(request.expect("valid")))
+        })
+        .collect();
+    let held = format!("oncelog_request_bodies_bytes {}\n", 10 << 10);
+    while !fixture.get("/metrics").await.text.contains(&held) {
+        tokio::task::yield_now().await;
+    }
+    let answer = fixture.post("/publish", event("t", "1").to_string()).await;
+    assert_eq!(answer.json()["accepted"], 1);
+    for request in silent {
+        request.abort();
+    }
+}
+
 #[tokio::test]
 async fn a_body_in_many_chunks_is_put_together() {
     let fixture = Fixture::new();
