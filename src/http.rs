@@ -3,6 +3,7 @@
 //! The router ties paths to handlers, one file a resource; [`Api::handle`] is the one thin layer around it, which
 //! counts and logs. Only `server` uses this module.
 
+mod answers;
 mod body;
 mod cursor;
 mod documents;
@@ -23,6 +24,7 @@ mod tests;
 mod topics;
 
 use crate::{health::Health, ingest::Ingest, limits, store::Store, wakeup::Wakeup};
+use answers::AnswerRoom;
 use axum::{
     Router,
     body::Body,
@@ -100,6 +102,7 @@ struct AppState {
     health: Health,
     stopping: watch::Receiver<bool>,
     bodies: BodyRoom,
+    answers: AnswerRoom,
     patience: Patience,
     queries: Queries,
     cursors: Cursors,
@@ -121,12 +124,14 @@ impl Api {
     /// Ties the API to its parts.
     pub(crate) fn new(parts: Parts) -> Self {
         let bodies = BodyRoom::new();
+        let answers = AnswerRoom::new(parts.timeouts.query);
         let started = Instant::now();
         let metrics = Arc::new(Metrics::new(
             Arc::clone(&parts.store),
             parts.ingest.clone(),
             parts.health.clone(),
             bodies.clone(),
+            answers.clone(),
             started,
         ));
         let (router, description) = described_routes().split_for_parts();
@@ -138,6 +143,7 @@ impl Api {
             health: parts.health,
             stopping: parts.stopping,
             bodies,
+            answers,
             patience: Patience {
                 read: parts.timeouts.body_read,
                 room: parts.timeouts.body_room,
@@ -221,21 +227,25 @@ async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Problem {
     )
 }
 
-/// An answer of JSON.
+/// A small answer of JSON; a large one is made with a [`answers::Reservation`].
 fn json<T: serde::Serialize>(body: &T) -> Response<Body> {
     match serde_json::to_vec(body) {
-        Ok(bytes) => {
-            let mut response = Response::new(Body::from(bytes));
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
-        Err(error) => {
-            tracing::error!(%error, "cannot write an answer");
-            Problem::new(Kind::Internal, "the answer could not be written").into_response()
-        }
+        Ok(bytes) => json_of(Body::from(bytes)),
+        Err(error) => cannot_write(&error).into_response(),
     }
+}
+
+fn json_of(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn cannot_write(error: &serde_json::Error) -> Problem {
+    tracing::error!(%error, "cannot write an answer");
+    Problem::new(Kind::Internal, "the answer could not be written")
 }
 
 /// An answer of HTML that needs nothing from elsewhere, and may load nothing from elsewhere.

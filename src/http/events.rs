@@ -1,7 +1,7 @@
 //! `GET /events` and `GET /events/{topic}/{event_id}`: reads the log in both directions, a page at a time.
 
 use super::{
-    App,
+    App, answers,
     cursor::{self, Position},
     documents::{EventProblems, QueryProblems},
     error::{Kind, Problem},
@@ -184,13 +184,17 @@ pub(super) async fn one(
     Parameters::parse(raw.as_deref(), &[])?;
     let Path((topic, event_id)) =
         path.map_err(|_| Problem::parameter("path", "the percent-encoded topic and event id are not UTF-8"))?;
+    let room = app.answers.reserve(answers::EVENT_ANSWER_BYTES).await?;
     let store = Arc::clone(&app.store);
     let (found, topic, event_id) = app
         .queries
         .run(move || (store.find(&topic, &event_id), topic, event_id))
         .await?;
     match found? {
-        Some(event) => Ok(super::json(&EventBody::try_from(event)?)),
+        Some(event) => {
+            let expected = expected_bytes(&event);
+            Ok(room.json(&EventBody::try_from(event)?, expected))
+        }
         None => Err(Problem::new(
             Kind::NoSuchEvent,
             format!("no event {event_id:?} is stored in topic {topic:?}"),
@@ -288,6 +292,7 @@ enum Look {
 
 /// Reads a page and puts the answer together, both beside the connections' threads: a page may hold megabytes.
 async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
+    let room = app.answers.reserve(answers::page_bytes(query.limit)).await?;
     let app_there = Arc::clone(app);
     app.queries
         .run(move || {
@@ -298,9 +303,16 @@ async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
                     exhausted: page.exhausted,
                 });
             }
-            Ok(Look::Answer(super::json(&body(&app_there, query, page)?)))
+            let expected = answers::ENTRY_BYTES + page.events.iter().map(expected_bytes).sum::<usize>();
+            Ok(Look::Answer(room.json(&body(&app_there, query, page)?, expected)))
         })
         .await?
+}
+
+/// About how many bytes an event takes in an answer; more when its names have to be escaped.
+fn expected_bytes(event: &StoredEvent) -> usize {
+    let names = event.topic.len() + event.event_id.len() + event.source.len();
+    event.payload.len() + names + answers::ENTRY_BYTES
 }
 
 fn body(app: &App, query: Query, page: Page) -> Result<PageBody, ReadError> {

@@ -82,7 +82,7 @@ pub(super) async fn live(State(app): State<App>) -> Response {
     let reason = match app.health.trouble() {
         Some(trouble) if trouble.needs_restart => Some(trouble.reason),
         // A server that stops ends its committer itself.
-        _ if !app.health.committer_running() && !*app.stopping.borrow() => Some(no_committer()),
+        _ if !app.health.committer_running() && !*app.stopping.borrow() => Some(NO_COMMITTER.to_owned()),
         _ => None,
     };
     answer(&app, reason)
@@ -110,13 +110,12 @@ fn unready(app: &App) -> Option<String> {
     } else if app.health.committer_running() {
         None
     } else {
-        Some(no_committer())
+        Some(NO_COMMITTER.to_owned())
     }
 }
 
-fn no_committer() -> String {
-    "the thread that commits is gone; restart the server".to_owned()
-}
+/// What to do when the committer's thread has ended by itself.
+pub(super) const NO_COMMITTER: &str = "the thread that commits is gone; restart the server";
 
 fn answer(app: &App, reason: Option<String>) -> Response {
     let healthy = reason.is_none();

@@ -3,7 +3,7 @@
 //! What a request adds is counted in atomics that are looked up once for each route and status. What the store knows
 //! is read from the store when the metrics are, so these counters survive restarts.
 
-use super::{App, body::BodyRoom, documents::ReadProblems, error::Problem};
+use super::{App, answers::AnswerRoom, body::BodyRoom, documents::ReadProblems, error::Problem};
 use crate::{health::Health, ingest::Ingest, limits, store::Store};
 use axum::{
     body::Body,
@@ -149,6 +149,7 @@ impl Metrics {
         ingest: Ingest,
         health: Health,
         bodies: BodyRoom,
+        answers: AnswerRoom,
         started: Instant,
     ) -> Self {
         let mut registry = Registry::with_prefix("oncelog");
@@ -173,6 +174,7 @@ impl Metrics {
             ingest: Facade(ingest),
             health,
             bodies,
+            answers,
             started,
         }));
         Self {
@@ -220,6 +222,7 @@ struct Gathered {
     ingest: Facade<Ingest>,
     health: Health,
     bodies: BodyRoom,
+    answers: AnswerRoom,
     started: Instant,
 }
 
@@ -285,6 +288,18 @@ impl Collector for Gathered {
                 "Request bodies that may be in work at once",
                 Some(Unit::Bytes),
                 limits::MAX_IN_FLIGHT_BODY_BYTES as u64,
+            ),
+            (
+                "answers",
+                "Answers that are in work or not read yet",
+                Some(Unit::Bytes),
+                self.answers.used_bytes() as u64,
+            ),
+            (
+                "answers_limit",
+                "Answers that may be in work or not read yet at once",
+                Some(Unit::Bytes),
+                limits::MAX_IN_FLIGHT_ANSWER_BYTES as u64,
             ),
             (
                 "index_tail_events",

@@ -3,19 +3,21 @@
 
 use super::{
     App,
+    answers::{self, Reservation},
     documents::PublishProblems,
     error::{Kind, Problem},
     parameters::Parameters,
 };
 use crate::{
     event::{self, Batch, Outcome, Seq, Shape},
-    limits::PARSE_INLINE_BYTES,
+    ingest::SubmitError,
+    limits::{MAX_TOPICS, PARSE_INLINE_BYTES},
     store::{BatchOutcome, Placed},
 };
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
@@ -204,14 +206,28 @@ async fn accept(app: &App, request: Request, shape: Shape) -> Result<Response, P
     let with_results = options(request.uri().query())?;
     let (body, room) = app.bodies.read(request.into_body(), app.patience).await?;
     let batch = parse(app, body, shape).await?;
-    let names = with_results.then(|| names(&batch));
-    match app.ingest.submit(batch, room).await? {
-        BatchOutcome::Committed(placed) => Ok(answer(&placed, names.as_deref())),
-        BatchOutcome::TooManyTopics { event } => Err(Problem::at(
+    // Before the events are stored: afterwards it is too late to refuse the request.
+    let results = match with_results {
+        true => {
+            // The names in the answer are never longer than in the body.
+            let bytes = batch.bytes() + batch.len() * answers::ENTRY_BYTES;
+            Some((names(&batch), app.answers.reserve(bytes).await?))
+        }
+        false => None,
+    };
+    match app.ingest.submit(batch, room).await {
+        Ok(BatchOutcome::Committed(placed)) => Ok(answer(&placed, results)),
+        Ok(BatchOutcome::TooManyTopics { event }) => Err(Problem::at(
             Kind::TooManyTopics,
             format!("events[{event}].topic"),
-            format!("events[{event}].topic: the store holds as many topics as it may; use one that is there"),
+            format!(
+                "events[{event}].topic: the store holds {MAX_TOPICS} topics, as many as it may; use one that is there"
+            ),
         )),
+        Err(SubmitError::Stopping) if !*app.stopping.borrow() => {
+            Err(Problem::new(Kind::StoreUnavailable, super::health::NO_COMMITTER))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -263,13 +279,14 @@ fn names(batch: &Batch) -> Vec<(String, String)> {
         .collect()
 }
 
-fn answer(placed: &[Placed], names: Option<&[(String, String)]>) -> Response {
+fn answer(placed: &[Placed], results: Option<(Vec<(String, String)>, Reservation)>) -> Response {
     let count = |outcome| placed.iter().filter(|placed| placed.outcome == outcome).count();
     let received = placed.len();
     let conflicts = count(Outcome::Conflict);
     let duplicates = count(Outcome::Duplicate) + conflicts;
     let accepted = received - duplicates;
-    let results = names.map(|names| {
+    let (names, room) = results.unzip();
+    let results = names.as_ref().map(|names| {
         placed
             .iter()
             .zip(names)
@@ -285,7 +302,7 @@ fn answer(placed: &[Placed], names: Option<&[(String, String)]>) -> Response {
             })
             .collect()
     });
-    super::json(&PublishedBody {
+    let body = PublishedBody {
         received,
         accepted,
         duplicates,
@@ -296,9 +313,21 @@ fn answer(placed: &[Placed], names: Option<&[(String, String)]>) -> Response {
             duplicates,
         },
         results,
-    })
-    .into_response()
+    };
+    match room {
+        Some(room) => {
+            let names = names.iter().flatten();
+            let expected = names
+                .map(|(topic, id)| topic.len() + id.len() + RESULT_BYTES)
+                .sum();
+            room.json(&body, expected)
+        }
+        None => super::json(&body),
+    }
 }
+
+/// About what an entry of the results takes beside its names.
+const RESULT_BYTES: usize = 96;
 
 enum ContentType {
     Json,

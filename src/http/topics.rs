@@ -1,6 +1,6 @@
 //! `GET /topics`: every topic with its exact counts, a page at a time.
 
-use super::{App, documents::QueryProblems, error::Problem, parameters::Parameters};
+use super::{App, answers, documents::QueryProblems, error::Problem, parameters::Parameters};
 use crate::{
     event::{Seq, format_micros},
     limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT},
@@ -86,6 +86,8 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
         Some(cursor) => Some(app.cursors.read_topics(&cursor)?),
         None => None,
     };
+    let entry_bytes = answers::NAME_BYTES + answers::ENTRY_BYTES;
+    let room = app.answers.reserve((limit + 1) * entry_bytes).await?;
     let store = Arc::clone(&app.store);
     // One more than asked for shows whether something is left.
     let mut found = app
@@ -99,9 +101,12 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
         .filter(|_| more)
         .map(|last| app.cursors.topics(&last.topic));
     let topics: Vec<TopicBody> = found.into_iter().map(TopicBody::from).collect();
-    Ok(super::json(&TopicsBody {
+    let names: usize = topics.iter().map(|topic| topic.topic.len()).sum();
+    let expected = names + (topics.len() + 1) * answers::ENTRY_BYTES;
+    let body = TopicsBody {
         count: topics.len(),
         topics,
         next,
-    }))
+    };
+    Ok(room.json(&body, expected))
 }

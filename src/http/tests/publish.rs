@@ -296,15 +296,22 @@ async fn one_topic_too_many_is_422_with_its_place() {
     let fixture = Fixture::new();
     fixture.store.set_fault(Fault::Topics);
     let answer = fixture.post("/publish", event("t", "1").to_string()).await;
-    answer.assert_problem(422, "too-many-topics", "events[0].topic: ");
+    answer.assert_problem(
+        422,
+        "too-many-topics",
+        "events[0].topic: the store holds 100000 topics",
+    );
     assert_eq!(answer.json()["place"], "events[0].topic");
 }
 
 #[tokio::test]
-async fn a_stopped_committer_is_503() {
+async fn a_committer_that_is_gone_is_told_from_a_server_that_stops() {
     let fixture = Fixture::new();
     fixture.ingest.stop();
     fixture.wait_for_committer().await;
+    let answer = fixture.post("/publish", event("t", "1").to_string()).await;
+    answer.assert_problem(503, "store-unavailable", "restart the server");
+    fixture.stop.send_replace(true);
     let answer = fixture.post("/publish", event("t", "1").to_string()).await;
     answer.assert_problem(503, "stopping", "");
 }
@@ -319,4 +326,26 @@ async fn bodies_give_their_room_back() {
         .assert_problem(400, "not-json", "");
     let metrics = fixture.get("/metrics").await.text;
     assert!(metrics.contains("oncelog_request_bodies_bytes 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn answers_hold_their_room_until_they_are_read() {
+    let fixture = Fixture::new();
+    fixture.fill("t", 0..3).await;
+    for path in ["/events", "/events/t/e0", "/topics", "/stats"] {
+        let request = Request::get(path).body(Body::empty()).expect("valid");
+        let unread = fixture.api.clone().handle(request).await;
+        let metrics = fixture.get("/metrics").await.text;
+        assert!(
+            !metrics.contains("oncelog_answers_bytes 0\n"),
+            "{path}: {metrics}"
+        );
+        drop(unread);
+        let metrics = fixture.get("/metrics").await.text;
+        assert!(metrics.contains("oncelog_answers_bytes 0\n"), "{path}: {metrics}");
+    }
+    let body = event("t", "e1").to_string();
+    fixture.post("/publish?results=true", body).await;
+    let metrics = fixture.get("/metrics").await.text;
+    assert!(metrics.contains("oncelog_answers_bytes 0\n"), "{metrics}");
 }
