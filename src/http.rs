@@ -28,8 +28,9 @@ use answers::AnswerRoom;
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Request, Response, Uri, header},
+    http::{HeaderMap, HeaderValue, Request, Response, Uri, header},
     response::IntoResponse,
+    routing::get,
 };
 use body::{BodyRoom, Patience};
 use cursor::Cursors;
@@ -156,6 +157,7 @@ impl Api {
         Self {
             router: router
                 .merge(documents::explorer())
+                .route("/problems/{name}", get(documents::problem))
                 .fallback(no_such_path)
                 .method_not_allowed_fallback(method_not_allowed)
                 .with_state(Arc::new(app)),
@@ -193,6 +195,29 @@ impl Api {
 pub(crate) async fn told(flag: &mut watch::Receiver<bool>) {
     // The only error is that the sender is gone.
     let _ = flag.wait_for(|told| *told).await;
+}
+
+/// Whether the client names this media type in `Accept` and does not refuse it; `*/*` names none.
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let named = parts
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case(media_type));
+            named && !parts.any(refuses)
+        })
+}
+
+/// Whether a parameter of a media range is a weight of zero.
+fn refuses(parameter: &str) -> bool {
+    parameter.split_once('=').is_some_and(|(name, weight)| {
+        name.trim().eq_ignore_ascii_case("q") && weight.trim().parse() == Ok(0.0)
+    })
 }
 
 /// All paths and their handlers, with their description.

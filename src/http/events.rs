@@ -5,7 +5,7 @@ use super::{
     cursor::{self, Position},
     documents::{EventProblems, QueryProblems},
     error::{Kind, Problem},
-    parameters::Parameters,
+    parameters::{Parameters, check_name},
 };
 use crate::{
     event::{Instant, Seq, format_micros},
@@ -34,6 +34,7 @@ use utoipa::ToSchema;
 }))]
 pub(crate) struct EventBody {
     /// Its number: from 1, without gaps, in the order in which events were committed.
+    #[schema(value_type = u64)]
     seq: Seq,
     /// What it is about.
     topic: String,
@@ -55,6 +56,7 @@ pub(crate) struct EventBody {
 #[schema(as = EventPage)]
 pub(crate) struct PageBody {
     /// The topic that was asked for; null when none was.
+    #[schema(required = true)]
     topic: Option<String>,
     /// How many events this page has. It may be fewer than `limit`, or none, although more is left.
     count: usize,
@@ -62,6 +64,7 @@ pub(crate) struct PageBody {
     events: Vec<EventBody>,
     /// The cursor with which to go on. With `order=desc` it is null when nothing is left; with `order=asc` it is
     /// always given.
+    #[schema(required = true)]
     next: Option<String>,
     /// With `order=asc`: whether the page reached the end of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +89,24 @@ impl TryFrom<StoredEvent> for EventBody {
     }
 }
 
+/// The values of `order`.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "describes what `request` reads")]
+enum OrderWord {
+    Desc,
+    Asc,
+}
+
+/// The values of `position`.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "describes what `request` reads")]
+enum StartWord {
+    Start,
+    End,
+}
+
 /// What a request asks for.
 struct Request {
     query: Query,
@@ -101,17 +122,18 @@ struct Request {
 #[utoipa::path(
     get,
     path = "/events",
+    operation_id = "listEvents",
     tag = "Read",
     params(
-        ("topic" = Option<String>, Query, description = "Only this topic."),
-        ("source" = Option<String>, Query, description = "Only this source."),
+        ("topic" = Option<String>, Query, min_length = 1, max_length = 255, description = "Only this topic."),
+        ("source" = Option<String>, Query, min_length = 1, max_length = 255, description = "Only this source."),
         ("from" = Option<String>, Query, description = "Only events that happened at this time or later (ISO 8601; write a `+` as `%2B`)."),
         ("to" = Option<String>, Query, description = "Only events that happened before this time (ISO 8601)."),
-        ("order" = Option<String>, Query, description = "`desc`, the default: newest first. `asc`: oldest first."),
-        ("limit" = Option<u64>, Query, description = "At most this many events: 1 to 1000, default 100."),
+        ("order" = inline(Option<OrderWord>), Query, description = "`desc`, the default: newest first. `asc`: oldest first."),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "At most this many events: 1 to 1000, default 100."),
         ("cursor" = Option<String>, Query, description = "Go on from here: `next` of another page."),
-        ("position" = Option<String>, Query, description = "With `order=asc` and no cursor: `start`, the default, or `end`, to follow what is committed from now on."),
-        ("wait" = Option<u64>, Query, description = "With `order=asc`: when there is nothing yet, answer as soon as there is, or after this many seconds (at most 30)."),
+        ("position" = inline(Option<StartWord>), Query, description = "With `order=asc` and no cursor: `start`, the default, or `end`, to follow what is committed from now on."),
+        ("wait" = Option<u64>, Query, minimum = 0, maximum = 30, description = "With `order=asc`: when there is nothing yet, answer as soon as there is, or after this many seconds (at most 30)."),
     ),
     responses(
         (status = 200, description = "A page of events.", body = PageBody),
@@ -166,10 +188,11 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
 #[utoipa::path(
     get,
     path = "/events/{topic}/{event_id}",
+    operation_id = "readEvent",
     tag = "Read",
     params(
-        ("topic" = String, Path, description = "Its topic, percent-encoded (`/` is `%2F`)."),
-        ("event_id" = String, Path, description = "Its id, percent-encoded."),
+        ("topic" = String, Path, min_length = 1, max_length = 255, description = "Its topic, percent-encoded (`/` is `%2F`)."),
+        ("event_id" = String, Path, min_length = 1, max_length = 255, description = "Its id, percent-encoded."),
     ),
     responses(
         (status = 200, description = "The event.", body = EventBody),
@@ -184,6 +207,8 @@ pub(super) async fn one(
     Parameters::parse(raw.as_deref(), &[])?;
     let Path((topic, event_id)) =
         path.map_err(|_| Problem::parameter("path", "the percent-encoded topic and event id are not UTF-8"))?;
+    check_name("topic", &topic)?;
+    check_name("event_id", &event_id)?;
     let room = app.answers.reserve(answers::EVENT_ANSWER_BYTES).await?;
     let store = Arc::clone(&app.store);
     let (found, topic, event_id) = app
@@ -232,8 +257,8 @@ fn request(app: &App, raw: Option<&str>) -> Result<Request, Problem> {
     }
     Ok(Request {
         query: Query {
-            topic: parameters.take("topic"),
-            source: parameters.take("source"),
+            topic: parameters.name("topic")?,
+            source: parameters.name("source")?,
             from: time(&mut parameters, "from")?,
             to: time(&mut parameters, "to")?,
             order,

@@ -26,7 +26,8 @@ const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
 /// One event as it is sent.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Event, example = json!({
     "topic": "user.login",
     "event_id": "evt-001",
@@ -54,7 +55,8 @@ pub(crate) struct EventInput {
 }
 
 /// Events that are stored together or not at all.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Events)]
 #[allow(dead_code, reason = "describes what `event::parse` reads")]
 pub(crate) struct EventsInput {
@@ -63,8 +65,15 @@ pub(crate) struct EventsInput {
     events: Vec<EventInput>,
 }
 
+/// At least one event, at most `QUEUE_MAX_SIZE`.
+#[derive(Serialize, ToSchema)]
+#[schema(min_items = 1)]
+#[allow(dead_code, reason = "describes what `event::parse` reads")]
+pub(crate) struct EventArray(Vec<EventInput>);
+
 /// One event, an array of events, or `{"events":[…]}`.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
 #[schema(as = PublishBody)]
 #[allow(dead_code, reason = "describes what `event::parse` reads")]
 pub(crate) enum PublishInput {
@@ -73,10 +82,18 @@ pub(crate) enum PublishInput {
     One(EventInput),
     /// An array of events.
     #[schema(title = "Array")]
-    Many(Vec<EventInput>),
+    Many(EventArray),
     /// Events in an object.
     #[schema(title = "Wrapped")]
     Wrapped(EventsInput),
+}
+
+/// When a publish is answered.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "describes what `options` reads")]
+enum Ack {
+    Committed,
 }
 
 /// What became of a request's events. `received` = `accepted` + `duplicates`.
@@ -115,6 +132,7 @@ pub(crate) struct EventResult<'a> {
     /// `stored`, `duplicate`, or `conflict`: a duplicate with another payload.
     outcome: EventOutcome,
     /// Where the event stands in the log; of a duplicate, where the first one stands.
+    #[schema(value_type = u64)]
     seq: Seq,
 }
 
@@ -154,10 +172,11 @@ impl Serialize for Message {
 #[utoipa::path(
     post,
     path = "/publish",
+    operation_id = "publish",
     tag = "Publish",
     params(
         ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
-        ("ack" = Option<String>, Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+        ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
     ),
     request_body(
         description = "At most 16 MiB.",
@@ -182,10 +201,11 @@ pub(super) async fn publish(State(app): State<App>, request: Request) -> Result<
 #[utoipa::path(
     post,
     path = "/publish/batch",
+    operation_id = "publishBatch",
     tag = "Publish",
     params(
         ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
-        ("ack" = Option<String>, Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+        ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
     ),
     request_body(description = "At most 16 MiB.", content = EventsInput, content_type = "application/json"),
     responses(

@@ -1,8 +1,11 @@
 //! `GET /stats`: the exact counters over the whole store, which survive restarts.
 
-use super::{App, answers, documents::ReadProblems, error::Problem};
+use super::{App, answers, documents::ReadProblems, error::Problem, parameters::Parameters};
 use crate::limits::MAX_STATS_TOPICS;
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -45,13 +48,15 @@ pub(crate) struct StatsBody {
 #[utoipa::path(
     get,
     path = "/stats",
+    operation_id = "readStats",
     tag = "Read",
     responses(
         (status = 200, description = "The counters as of now.", body = StatsBody),
         ReadProblems,
     ),
 )]
-pub(super) async fn stats(State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn stats(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    Parameters::parse(raw.as_deref(), &[])?;
     let room = app
         .answers
         .reserve(MAX_STATS_TOPICS * answers::NAME_BYTES + answers::ENTRY_BYTES)

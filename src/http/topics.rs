@@ -27,10 +27,12 @@ pub(crate) struct TopicBody {
     /// Those of `duplicates` that had another payload.
     conflicts: u64,
     /// The number of its first event.
+    #[schema(value_type = u64)]
     first_seq: Seq,
     /// When its first event was committed, in UTC with microseconds.
     first_processed_at: String,
     /// The number of its newest event.
+    #[schema(value_type = u64)]
     last_seq: Seq,
     /// When its newest event was committed, in UTC with microseconds.
     last_processed_at: String,
@@ -45,6 +47,7 @@ pub(crate) struct TopicsBody {
     /// The topics, in the byte order of their names.
     topics: Vec<TopicBody>,
     /// The cursor with which to go on; null when nothing is left.
+    #[schema(required = true)]
     next: Option<String>,
 }
 
@@ -67,9 +70,10 @@ impl From<TopicStatus> for TopicBody {
 #[utoipa::path(
     get,
     path = "/topics",
+    operation_id = "listTopics",
     tag = "Read",
     params(
-        ("limit" = Option<u64>, Query, description = "At most this many topics: 1 to 1000, default 100."),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "At most this many topics: 1 to 1000, default 100."),
         ("cursor" = Option<String>, Query, description = "Go on from here: `next` of another page."),
     ),
     responses(
