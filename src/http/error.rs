@@ -160,7 +160,7 @@ impl Kind {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",
                 "The server is busy",
-                "Too many bodies or queries are in work at once. Try again after `Retry-After`.",
+                "Too many bodies, queries or unread answers are in work at once. Try again after `Retry-After`.",
             ),
             Self::StoreUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
