@@ -109,11 +109,18 @@ pub const SQLITE_WRITER_CACHE_KIB: i64 = 16 << 10;
 /// Cache of each reading connection, in KiB. There are at most [`MAX_CONCURRENT_QUERIES`] of them and a few in the
 /// background.
 pub const SQLITE_READER_CACHE_KIB: i64 = 1 << 10;
-/// Beyond this size of the write-ahead log the committer copies it back itself and waits for readers, however long
-/// that takes: the background could not keep up.
+/// Beyond this size of the write-ahead log the committer waits for the background, which could not keep up, and for
+/// readers. A log that was larger is cut to this size when it is started over.
 pub const MAX_WAL_BYTES: u64 = 64 << 20;
-/// How long such a checkpoint of the committer's waits for readers before it gives up for now.
+/// How long the committer waits for readers before a checkpoint gives up for now; and, as many times as the log is
+/// larger than [`MAX_WAL_BYTES`], for the background's checkpoint.
 pub const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
+/// Most that the committer waits for the background's checkpoint after one commit.
+pub const MAX_CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
+/// How long a start waits for other programs that read the file before it is refused.
+pub const SETTLE_WAIT: Duration = Duration::from_secs(10);
+/// Pause between two tries of that.
+pub const SETTLE_RETRY: Duration = Duration::from_millis(20);
 /// The background hands the rest of a checkpoint to the committer when at most this much was written meanwhile.
 pub const CHECKPOINT_REST_BYTES: u64 = 1 << 20;
 /// Rounds of a checkpoint in the background before the committer does the rest, however much it is.

@@ -76,6 +76,8 @@ struct Shared {
     high_watermark: AtomicU64,
     /// Why the store must not be written any more.
     poisoned: OnceLock<String>,
+    /// Asks for [`Writer::maintain`].
+    maintenance: Maintenance,
 }
 
 impl Shared {

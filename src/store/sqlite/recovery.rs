@@ -1,11 +1,14 @@
 //! Opens a store: checks it, rebuilds what is derived and missing, and hands out its two faces.
 //!
+//! What is in the write-ahead log may be in the kernel's memory only, after a failed sync; so it is made durable before
+//! anything is built on it (see `checkpoint`).
+//!
 //! A crash leaves the log, the counters and the list of segments as of the last commit, because they change in the
 //! same transactions. Lost is only what was in memory: the index's tail, which is rebuilt from the log's newest rows
 //! by several threads, every row checked.
 
 use super::{
-    Shared,
+    Shared, checkpoint,
     counters::{CountersError, Delta, TopicTable},
     failure,
     lock::Lock,
@@ -43,6 +46,7 @@ pub(super) fn open(
     make_folders(&paths)?;
     let lock = Lock::take(&paths)?;
     let connection = schema::open_for_writing(&paths)?;
+    checkpoint::settle(&paths, &connection, limits::SETTLE_WAIT)?;
     let identity = schema::load_meta(&paths, &connection)?.identity;
     let Loaded {
         topics,
@@ -50,8 +54,14 @@ pub(super) fn open(
         segments,
     } = load(&paths, &connection)?;
     let damaged = |error: IndexError| OpenError(format!("{}: {error}", paths.index.display()));
-    let (index, unusable) =
-        Index::open(&paths.index, identity.store, &segments, settings, maintenance).map_err(damaged)?;
+    let (index, unusable) = Index::open(
+        &paths.index,
+        identity.store,
+        &segments,
+        settings,
+        Arc::clone(&maintenance),
+    )
+    .map_err(damaged)?;
     let highest = topics.highest_seq();
     let shared = Arc::new(Shared {
         paths,
@@ -60,6 +70,7 @@ pub(super) fn open(
         topics: RwLock::new(topics),
         high_watermark: highest.into(),
         poisoned: OnceLock::new(),
+        maintenance,
     });
     let mut writer = SqliteWriter::new(connection, Arc::clone(&shared), ledger, max_topics, lock)
         .map_err(|error| OpenError(format!("cannot start a thread: {error}")))?;

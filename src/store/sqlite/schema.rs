@@ -239,6 +239,14 @@ fn make_durable(paths: &Paths, connection: &Connection) -> Result<(), OpenError>
     connection
         .pragma_update(None, "cache_size", -limits::SQLITE_WRITER_CACHE_KIB)
         .map_err(failed)?;
+    connection
+        .pragma_update_and_check(
+            None,
+            "journal_size_limit",
+            limits::MAX_WAL_BYTES.cast_signed(),
+            |_| Ok(()),
+        )
+        .map_err(failed)?;
     let synchronous: i64 = pragma(connection, "synchronous").map_err(failed)?;
     let page_size: i64 = pragma(connection, "page_size").map_err(failed)?;
     let autocheckpoint: i64 = pragma(connection, "wal_autocheckpoint").map_err(failed)?;

@@ -1,6 +1,7 @@
 //! Promises of the SQLite store, and what its tests share.
 
 mod backups;
+mod checkpoints;
 mod counting;
 mod failures;
 mod model;
