@@ -100,6 +100,10 @@ pub const MAX_COMMIT_BYTES: usize = 8 << 20;
 pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// While the store cannot commit, it is tried this often without any traffic.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after the first failure to rebuild a damaged index segment; it doubles with each further one.
+pub const REPAIR_BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// Largest pause of that.
+pub const REPAIR_BACKOFF_MOST: Duration = Duration::from_mins(5);
 /// How long a connection to the SQLite file waits for another one's lock before it gives up.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The page size of the SQLite file.
@@ -134,7 +138,7 @@ pub const MIN_COUNTER_FOLD_BYTES: u64 = 64 << 10;
 pub const READ_SLICE_BYTES: usize = 4 << 20;
 /// Threads that read the log when the index's tail is rebuilt.
 pub const MAX_RECOVERY_READERS: usize = 4;
-/// Rows that such a thread reads at a time.
+/// Rows that such a thread hands over at a time.
 pub const RECOVERY_CHUNK_ROWS: u64 = 16 << 10;
 /// How often a backup starts over because a merge has removed an index segment that it was about to open.
 pub const BACKUP_TRIES: u32 = 10;
@@ -142,7 +146,8 @@ pub const BACKUP_TRIES: u32 = 10;
 pub const VERIFY_IDENTITIES: u64 = 16 << 20;
 /// Examples that a check of `verify` names before it only counts.
 pub const VERIFY_EXAMPLES: usize = 3;
-/// Rows that one INSERT adds to the log; several at once spare SQLite the way to the log's end for each.
+/// Rows that one INSERT adds to the log. A statement goes down the tree to the log's end once, however many rows it
+/// has; 32 make that way cheap, and the statement's text and its parameters stay few (SQLite allows 32,766).
 pub const INSERT_ROWS: usize = 32;
 /// How long a commit waits for room in the index before it fails.
 pub const INDEX_WAIT: Duration = Duration::from_secs(10);
