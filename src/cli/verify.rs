@@ -8,9 +8,10 @@ use super::{
 use crate::store::sqlite::{self, VerifyReport};
 use std::path::PathBuf;
 
-/// Check a store or a backup from end to end; changes nothing
+/// Check a store or a backup from end to end; changes nothing in it
 ///
-/// No server may be using it: stop the server, or make a backup and check that. Exit code 1 when something is wrong.
+/// No server may be using it: stop the server, or make a backup and check that. To keep servers out meanwhile, a file
+/// `<PATH>.lock` is made beside it, unless that is on a read-only file system. Exit code 1 when something is wrong.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog verify /mnt/backup/monday.db\n  \

@@ -1,7 +1,8 @@
 //! Checks a store from end to end: SQLite's own structure, every row, the counters and every index segment.
 //!
-//! For a store that no server has open, or a backup. Changes nothing. Whatever it finds it goes on, as far as what is
-//! left can still be read.
+//! For a store that no server has open, or a backup. Changes nothing in the store; beside it, it takes the lock (a file
+//! `<path>.lock`), unless the file system is read-only. Whatever it finds it goes on, as far as what is left can still
+//! be read.
 
 use super::{
     counters::{Counters, TopicTable},
@@ -66,13 +67,16 @@ pub(super) fn verify_with(
     settings: Settings,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<VerifyReport, OpenError> {
-    let paths = Paths::of(path);
     if std::fs::metadata(path).is_err() {
         return Err(OpenError(format!("{}: there is no such file", path.display())));
     }
-    let _lock = Lock::take(&paths)?;
+    let paths = Paths::resolve(path)?;
+    let lock = Lock::take_to_read(&paths)?;
     schema::check_file(&paths)?;
-    let connection = schema::open_for_reading(&paths)?;
+    let connection = match &lock {
+        Some(_) => schema::open_for_reading(&paths)?,
+        None => schema::open_immutable(&paths)?,
+    };
     let mut report = VerifyReport {
         events: 0,
         checks: Vec::new(),

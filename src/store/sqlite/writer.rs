@@ -7,8 +7,8 @@ use super::{
     decide::{Plan, decide},
     failure,
     insert::Insert,
-    lock::Lock,
     repair::Repairs,
+    rows::{self, ADD_TOPIC},
 };
 use crate::{
     event::{Batch, Key},
@@ -21,7 +21,6 @@ use std::sync::{Arc, atomic::Ordering};
 
 /// The writer of a SQLite store.
 pub(super) struct SqliteWriter {
-    // In this order they are dropped: the threads end before the lock is given up.
     checkpoints: Checkpoints,
     repairs: Repairs,
     connection: Connection,
@@ -29,7 +28,6 @@ pub(super) struct SqliteWriter {
     insert: Insert,
     ledger: Ledger,
     max_topics: usize,
-    _lock: Lock,
 }
 
 /// What is known of the stored counters, to give row ids and to see when to fold.
@@ -60,7 +58,6 @@ impl SqliteWriter {
         shared: Arc<Shared>,
         ledger: Ledger,
         max_topics: usize,
-        lock: Lock,
     ) -> std::io::Result<Self> {
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self {
@@ -71,7 +68,6 @@ impl SqliteWriter {
             insert: Insert::new(),
             ledger,
             max_topics,
-            _lock: lock,
         })
     }
 
@@ -150,10 +146,13 @@ impl SqliteWriter {
         let (shared, insert) = (&self.shared, &self.insert);
         transaction(&self.connection, shared, |connection| {
             if !plan.new_topics.is_empty() {
-                let mut add =
-                    connection.prepare_cached("INSERT INTO topics(number, name) VALUES (?1, ?2)")?;
-                for (number, name) in (topics.len()..).zip(&plan.new_topics) {
-                    add.execute((i64::try_from(number).unwrap_or(i64::MAX), name))?;
+                let mut add = connection.prepare_cached(ADD_TOPIC)?;
+                for (number, name) in (topics.len() as u64..).zip(&plan.new_topics) {
+                    add.execute((
+                        number.cast_signed(),
+                        name,
+                        rows::topic_checksum(number, name).cast_signed(),
+                    ))?;
                 }
             }
             let first = delta.highest_seq - plan.entries.len() as u64 + 1;
