@@ -143,7 +143,9 @@ pub const RECOVERY_CHUNK_ROWS: u64 = 16 << 10;
 /// How often a backup starts over because a merge has removed an index segment that it was about to open.
 pub const BACKUP_TRIES: u32 = 10;
 /// Hashes of identities that `verify` holds in memory at once, in 8 bytes each; a larger log is read more often.
-pub const VERIFY_IDENTITIES: u64 = 16 << 20;
+pub const VERIFY_IDENTITIES: u64 = 32 << 20;
+/// Slices of the log that `verify` reads ahead of the check of a segment.
+pub const VERIFY_SLICES_AHEAD: usize = 16;
 /// Examples that a check of `verify` names before it only counts.
 pub const VERIFY_EXAMPLES: usize = 3;
 /// Rows that one INSERT adds to the log. A statement goes down the tree to the log's end once, however many rows it

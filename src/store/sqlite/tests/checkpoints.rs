@@ -83,7 +83,7 @@ fn a_start_is_refused_while_a_foreign_reader_keeps_the_log() {
 /// Commits until the log is larger than the committer lets it grow undisturbed; returns the bytes of the log.
 fn outgrow(writer: &mut impl crate::store::Writer, store: &impl crate::store::Store, path: &Path) -> u64 {
     let payload = format!(r#"{{"a":"{}"}}"#, "x".repeat(1 << 19));
-    for round in 0..2 * limits::MAX_WAL_BYTES >> 22 {
+    for round in 0..(2 * limits::MAX_WAL_BYTES) >> 22 {
         let events: Vec<_> = (0..8)
             .map(|number| sent("t", &format!("{round}-{number}"), &payload))
             .collect();
@@ -135,8 +135,8 @@ fn the_log_stays_bounded_without_readers() {
         .pragma_update(None, "synchronous", "OFF")
         .unwrap();
     let bytes = outgrow(&mut writer, &store, &path);
-    // One commit more than the size from which commits wait, unless the disk stands still.
-    assert!(bytes < limits::MAX_WAL_BYTES + (16 << 20), "{bytes}");
+    // It has been started over, although commits came as fast as they could.
+    assert!(bytes < 2 * limits::MAX_WAL_BYTES, "{bytes}");
 }
 
 #[test]
