@@ -241,21 +241,23 @@ fn readers_know_the_topic_of_every_event_that_they_find() {
         .connection()
         .pragma_update(None, "synchronous", "OFF")
         .unwrap();
-    let rounds = 300;
+    let rounds = 500;
     std::thread::scope(|scope| {
         let store = &store;
-        let reader = scope.spawn(move || {
-            for round in 0..rounds {
-                let topic = format!("topic {round}");
-                while store.find(&topic, "id").unwrap().is_none() {
-                    std::hint::spin_loop();
+        // More than there are processors, so that the writer is interrupted between its steps now and then.
+        for _ in 0..6 {
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let topic = format!("topic {round}");
+                    while store.find(&topic, "id").unwrap().is_none() {
+                        std::hint::spin_loop();
+                    }
                 }
-            }
-        });
+            });
+        }
         for round in 0..rounds {
             commit(&mut writer, store, &[sent(&format!("topic {round}"), "id", "{}")]);
         }
-        reader.join().unwrap();
     });
 }
 
