@@ -76,12 +76,9 @@ impl OutcomeReport {
     }
 
     fn note_event(&mut self, event: &Event<'_>, placed: &Placed) {
-        let Event {
-            topic,
-            event_id,
-            source,
-            ..
-        } = event;
+        // Escaped, so that a name with a line break in it cannot forge a line.
+        let [topic, event_id, source] =
+            [event.topic, event.event_id, event.source].map(|name| name.escape_debug());
         match placed.outcome {
             Outcome::Stored => return,
             Outcome::Duplicate => {
