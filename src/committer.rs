@@ -6,6 +6,8 @@
 //! store cannot commit, it is tried again without traffic, so that it recovers by itself.
 
 mod report;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     event::Batch,
@@ -119,10 +121,13 @@ impl Committer {
                     None => break,
                 }
             }
-            if !turn.submissions.is_empty() {
-                self.commit(turn.submissions);
-            } else if turn.maintain {
-                let result = self.writer.maintain();
+            let submissions = turn.submissions;
+            let committed = (!submissions.is_empty()).then(|| self.commit(submissions));
+            // The answers are out; what is left to do delays the next commit only. After a failed commit too, if it
+            // was asked for: what is ready to be listed may be what the commit lacked.
+            let maintain = turn.maintain || matches!(committed, Some(Ok(())));
+            let maintained = maintain.then(|| self.writer.maintain());
+            if let Some(result) = [committed, maintained].into_iter().flatten().reduce(Result::and) {
                 self.note(&result);
             }
             if turn.stop {
@@ -135,10 +140,9 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, submissions: Vec<Submission>) {
+    fn commit(&mut self, submissions: Vec<Submission>) -> Result<(), CommitError> {
         let batches: Vec<&Batch> = submissions.iter().map(|submission| &submission.batch).collect();
-        let result = self.writer.commit(&batches);
-        match result {
+        match self.writer.commit(&batches) {
             Ok(outcomes) => {
                 self.report.note(&batches, &outcomes);
                 // Waking the requests and freeing their batches from inside the runtime is cheaper than from here, and
@@ -149,22 +153,20 @@ impl Committer {
                     }
                 });
                 self.wakeup.announce(self.store.high_watermark());
-                // The answers are out; what is left to do delays the next commit only.
-                let maintained = self.writer.maintain();
-                self.note(&maintained);
+                Ok(())
             }
             Err(error) => {
-                self.note(&Err(&error));
                 for submission in submissions {
                     submission.answer(Err(SubmitError::Store(error.to_string())));
                 }
+                Err(error)
             }
         }
     }
 
     /// Tells health what a call to the writer showed; logs when that is news.
-    fn note<E: std::borrow::Borrow<CommitError>>(&self, result: &Result<(), E>) {
-        let trouble = result.as_ref().err().map(|error| match error.borrow() {
+    fn note(&self, result: &Result<(), CommitError>) {
+        let trouble = result.as_ref().err().map(|error| match error {
             CommitError::Unavailable(reason) => Trouble {
                 reason: reason.clone(),
                 needs_restart: false,

@@ -35,6 +35,7 @@
 //! | after the sync, before it is listed | the same | the same; the tail or the merged segments are still the truth |
 //! | after it is listed, before [`Index::apply`] | a listed file; for a merge also its sources, now unlisted | opens it; removes the sources |
 //! | while the sources of a merge are removed | some of them | removes the rest |
+//! | – (a write fails and the program goes on) | nothing: what was begun is removed; it is tried again, later each time | – |
 //! | while an unusable segment is rebuilt | unlisted new files | removes them; the segment is still unusable and is rebuilt again |
 //!
 //! Files are named for their store, so those of another one, and whatever else is in the folder, are left alone.
@@ -191,14 +192,8 @@ impl Index {
     /// `Ok(true)`: there is room. `Ok(false)`: [`Index::finished`] has a change to be listed first. An error when
     /// sealing fails (it is tried again by itself), or when nothing was finished within `timeout`.
     pub fn wait_for_room(&self, events: usize, timeout: Duration) -> Result<bool, IndexError> {
-        {
-            let state = self.shared.read();
-            let settings = &self.shared.home.settings;
-            if state.frozen.len() < settings.max_frozen_tails
-                || state.tail.len() + events < settings.tail_events
-            {
-                return Ok(true);
-            }
+        if self.has_room(events) {
+            return Ok(true);
         }
         let guard = lock(&self.shared.finished);
         let (finished, waited) = self
@@ -217,8 +212,15 @@ impl Index {
                 "the index was not written within {} s: the disk is too slow",
                 timeout.as_secs()
             ))),
-            None => Ok(true),
+            // The trouble came and went meanwhile.
+            None => Ok(self.has_room(events)),
         }
+    }
+
+    fn has_room(&self, events: usize) -> bool {
+        let state = self.shared.read();
+        let settings = &self.shared.home.settings;
+        state.frozen.len() < settings.max_frozen_tails || state.tail.len() + events < settings.tail_events
     }
 
     /// For each key, where it stands, if it is there; in the order asked.
@@ -374,7 +376,7 @@ impl Index {
             }
             // A merge and a rebuild replaced the same segment; the first one listed wins.
             for segment in &next.add {
-                self.shared.remove_file(segment.name());
+                self.shared.home.remove(segment.name());
             }
             finished.pop_front();
         }
@@ -384,12 +386,13 @@ impl Index {
     /// The change that [`Index::finished`] returned is listed, durably: from now on the index uses the new files, and
     /// removes the old ones.
     pub fn apply(&self, change: &Change) {
-        let applied = {
+        let (applied, sealed_tails) = {
             let mut state = self.shared.write();
             let mut finished = lock(&self.shared.finished);
-            let Some(next) = finished.pop_front_if(|next| next.change() == *change) else {
+            if finished.front().is_none_or(|next| next.change() != *change) {
                 return;
-            };
+            }
+            let Some(next) = finished.pop_front() else { return };
             let replaced = |name: SegmentName| next.remove.contains(&name);
             state.segments.retain(|segment| !replaced(segment.name()));
             state.unusable.retain(|unusable| !replaced(unusable.segment));
@@ -398,13 +401,18 @@ impl Index {
                 .segments
                 .sort_unstable_by_key(|segment| segment.name().first);
             let sealed = state.segments.last().map_or(0, |segment| segment.name().last);
-            while state.frozen.front().is_some_and(|tail| tail.end() - 1 <= sealed) {
-                state.frozen.pop_front();
-            }
-            next
+            let count = state
+                .frozen
+                .iter()
+                .take_while(|tail| tail.end() - 1 <= sealed)
+                .count();
+            let sealed_tails: Vec<_> = state.frozen.drain(..count).collect();
+            (next, sealed_tails)
         };
+        // Freed here, where nobody waits for the lock.
+        drop(sealed_tails);
         for name in applied.remove {
-            self.shared.remove_file(name);
+            self.shared.home.remove(name);
         }
         self.background.look_for_merges();
     }
@@ -416,8 +424,31 @@ impl Index {
         segment: SegmentName,
         mut entries: impl Iterator<Item = Result<Entry, E>>,
     ) -> Result<(), E> {
-        let settings = &self.shared.home.settings;
         let mut add = Vec::new();
+        match self.rebuild_pieces(segment, &mut entries, &mut add) {
+            Ok(()) => {
+                self.shared.finish(Finished {
+                    remove: vec![segment],
+                    add,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                for piece in add {
+                    self.shared.home.remove(piece.name());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn rebuild_pieces<E: From<IndexError>>(
+        &self,
+        segment: SegmentName,
+        entries: &mut impl Iterator<Item = Result<Entry, E>>,
+        add: &mut Vec<Arc<Segment>>,
+    ) -> Result<(), E> {
+        let settings = &self.shared.home.settings;
         let mut first = segment.first;
         while first <= segment.last {
             let events = (segment.last - first + 1).min(settings.tail_events as u64) as usize;
@@ -432,10 +463,6 @@ impl Index {
             first = tail.end();
             add.push(Arc::new(self.shared.write_tail(&tail)?));
         }
-        self.shared.finish(Finished {
-            remove: vec![segment],
-            add,
-        });
         Ok(())
     }
 
@@ -457,7 +484,7 @@ impl Index {
     }
 
     /// Where the file of a segment is.
-    pub fn path_of(&self, segment: SegmentName) -> PathBuf {
+    fn path_of(&self, segment: SegmentName) -> PathBuf {
         self.shared.home.path(segment)
     }
 
@@ -503,6 +530,15 @@ impl Shared {
         (self.ready)();
     }
 
+    /// Notes why tails cannot be sealed, or that they can.
+    fn set_trouble(&self, trouble: Option<String>) {
+        // Under the lock that waiters hold while they look, so that none misses the change.
+        let finished = lock(&self.finished);
+        *lock(&self.trouble) = trouble;
+        drop(finished);
+        self.progress.notify_all();
+    }
+
     /// From now on the segment is unusable, until it is replaced.
     fn note_damage(&self, error: &IndexError) {
         let IndexError::Damaged { segment, reason } = error else {
@@ -517,16 +553,6 @@ impl Shared {
             });
             drop(state);
             (self.ready)();
-        }
-    }
-
-    fn remove_file(&self, name: SegmentName) {
-        let path = self.home.path(name);
-        if let Err(error) = self.home.disk.remove(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            // Not listed, so it is removed when the index is opened next.
-            tracing::warn!(path = %path.display(), %error, "cannot remove an index file that is no longer needed");
         }
     }
 }

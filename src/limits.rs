@@ -170,8 +170,22 @@ pub const TIME_BLOCK_EVENTS: u64 = 1024;
 /// Most events in one segment; segments that would merge into a larger one stay as they are.
 pub const MAX_SEGMENT_EVENTS: u64 = 1 << 31;
 
-/// How long background work of the index waits before it tries again after a failure.
+/// Most filters of a segment, as a power of two: 4096, for some 4 billion ids.
+pub const MAX_FILTER_BITS: u32 = 12;
+/// Blocks of a segment file read at once when a section is read from end to end: 256 KiB.
+pub const SEGMENT_READ_BLOCKS: usize = 64;
+/// Blocks of a segment file gathered before they are written: 1 MiB.
+pub const SEGMENT_WRITE_BLOCKS: usize = 256;
+/// Bytes of a segment file written before they are synced: spreads the disk's work, so that the commits beside it do
+/// not wait for one huge flush.
+pub const SEGMENT_SYNC_BYTES: u64 = 16 << 20;
+/// How long background work of the index waits before it tries again after a failure; a merge that fails again waits
+/// twice as long each time, up to [`MAX_INDEX_RETRY`].
 pub const INDEX_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait before a merge is tried again.
+pub const MAX_INDEX_RETRY: Duration = Duration::from_secs(60);
+/// Records of a merge between two looks whether the program is stopping.
+pub const MERGE_STOP_CHECK_RECORDS: u32 = 1 << 16;
 
 // ---- logging ----
 

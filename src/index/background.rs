@@ -4,7 +4,7 @@
 //! new files and hand them over as [`Finished`]; the store lists them.
 
 use super::{Change, IndexError, SegmentName, Shared, State, lock, merge, segment::Segment, tail::Tail};
-use crate::limits::{INDEX_RETRY, MAX_SEGMENT_EVENTS};
+use crate::limits::{MAX_INDEX_RETRY, MAX_SEGMENT_EVENTS};
 use std::{
     io,
     sync::{
@@ -13,7 +13,7 @@ use std::{
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// New segments, and those that they replace.
@@ -111,7 +111,21 @@ impl Drop for Background {
     }
 }
 
+/// Tells those who wait for a seal when the thread dies.
+struct Sealer<'a>(&'a Shared);
+
+impl Drop for Sealer<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set_trouble(Some(
+                "the thread that writes it has died; restart the program".into(),
+            ));
+        }
+    }
+}
+
 fn seal_all(shared: &Shared, tails: &Receiver<Arc<Tail>>, stop: &AtomicBool) {
+    let _sealer = Sealer(shared);
     for tail in tails {
         loop {
             if stop.load(Ordering::Relaxed) {
@@ -127,7 +141,7 @@ fn seal_all(shared: &Shared, tails: &Receiver<Arc<Tail>>, stop: &AtomicBool) {
                         milliseconds = started.elapsed().as_millis() as u64,
                         "sealed a tail of the index"
                     );
-                    *lock(&shared.trouble) = None;
+                    shared.set_trouble(None);
                     shared.finish(Finished {
                         remove: Vec::new(),
                         add: vec![Arc::new(segment)],
@@ -136,9 +150,8 @@ fn seal_all(shared: &Shared, tails: &Receiver<Arc<Tail>>, stop: &AtomicBool) {
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot seal a tail of the index; trying again");
-                    *lock(&shared.trouble) = Some(error.to_string());
-                    shared.progress.notify_all();
-                    pause(stop);
+                    shared.set_trouble(Some(error.to_string()));
+                    pause(stop, shared.home.settings.retry);
                 }
             }
         }
@@ -146,32 +159,45 @@ fn seal_all(shared: &Shared, tails: &Receiver<Arc<Tail>>, stop: &AtomicBool) {
 }
 
 /// Waits before another try, unless the index is being dropped.
-fn pause(stop: &AtomicBool) {
-    let until = Instant::now() + INDEX_RETRY;
+fn pause(stop: &AtomicBool, duration: Duration) {
+    let until = Instant::now() + duration;
     while Instant::now() < until && !stop.load(Ordering::Relaxed) {
-        std::thread::park_timeout(INDEX_RETRY / 20);
+        // Dropping the index unparks the thread.
+        std::thread::park_timeout(duration);
     }
 }
 
 fn merge_all(shared: &Shared, changed: &Receiver<()>, stop: &AtomicBool) {
+    let mut retry = shared.home.settings.retry;
     let mut failed = false;
     loop {
         let woken = if failed {
-            changed.recv_timeout(INDEX_RETRY)
+            changed.recv_timeout(retry)
         } else {
             changed.recv().map_err(Into::into)
         };
         if matches!(woken, Err(RecvTimeoutError::Disconnected)) || stop.load(Ordering::Relaxed) {
             return;
         }
+        if failed && woken.is_ok() {
+            // Only the pause ends the pause: a disk without room is not to be filled again at once.
+            continue;
+        }
         while changed.try_recv().is_ok() {}
-        failed = merge_next(shared, stop).is_err_and(|error| {
+        let result = merge_next(shared, stop);
+        retry = if failed {
+            (2 * retry).min(MAX_INDEX_RETRY)
+        } else {
+            shared.home.settings.retry
+        };
+        failed = result.is_err();
+        if let Err(error) = result {
             if !stop.load(Ordering::Relaxed) {
-                tracing::error!(%error, "cannot merge segments of the index; trying again");
+                let seconds = retry.as_secs();
+                tracing::error!(%error, "cannot merge segments of the index; trying again in {seconds} s");
             }
             shared.note_damage(&error);
-            true
-        });
+        }
     }
 }
 

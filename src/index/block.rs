@@ -5,6 +5,7 @@
 //! Records of a fixed size never straddle two blocks. Only the segment code uses this.
 
 use super::disk::Disk;
+use crate::limits::{SEGMENT_SYNC_BYTES, SEGMENT_WRITE_BLOCKS};
 use std::{fs::File, io, os::unix::fs::FileExt};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -12,11 +13,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub(super) const BLOCK_BYTES: usize = 4096;
 /// Bytes of a block that hold data.
 const DATA_BYTES: usize = BLOCK_BYTES - 8;
-/// Blocks gathered before they are written.
-const WRITE_BLOCKS: usize = 256;
-/// Bytes written before they are synced: spreads the disk's work, so that the commits beside it do not wait for one
-/// huge flush.
-const SYNC_EVERY_BYTES: u64 = 16 << 20;
+/// What Linux says of a sector that cannot be read. Writing the data anew, elsewhere, is the cure.
+const EIO: i32 = 5;
 
 /// A run of equally long records that starts at a block's beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +56,9 @@ pub(super) fn read_blocks(file: &File, seed: u64, number: u64, blocks: &mut [u8]
         .map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 BlockError::Damaged(format!("the file ends before block {number}"))
+            }
+            _ if error.raw_os_error() == Some(EIO) => {
+                BlockError::Damaged(format!("block {number} cannot be read: {error}"))
             }
             _ => BlockError::Io(error),
         })?;
@@ -174,7 +175,7 @@ impl BlockWriter {
             disk,
             file,
             seed,
-            gathered: Vec::with_capacity(WRITE_BLOCKS * BLOCK_BYTES),
+            gathered: Vec::with_capacity(SEGMENT_WRITE_BLOCKS * BLOCK_BYTES),
             gathered_from: 1,
             data: Vec::with_capacity(DATA_BYTES),
             unsynced_bytes: 0,
@@ -237,7 +238,7 @@ impl BlockWriter {
         self.gathered
             .extend_from_slice(&checksum(self.seed, number, &self.data).to_le_bytes());
         self.data.clear();
-        if self.gathered.len() == WRITE_BLOCKS * BLOCK_BYTES {
+        if self.gathered.len() == SEGMENT_WRITE_BLOCKS * BLOCK_BYTES {
             self.write_gathered()
         } else {
             Ok(())
@@ -256,7 +257,7 @@ impl BlockWriter {
         self.gathered_from += (self.gathered.len() / BLOCK_BYTES) as u64;
         self.unsynced_bytes += self.gathered.len() as u64;
         self.gathered.clear();
-        if self.unsynced_bytes >= SYNC_EVERY_BYTES {
+        if self.unsynced_bytes >= SEGMENT_SYNC_BYTES {
             self.disk.sync(&self.file)?;
             self.unsynced_bytes = 0;
         }

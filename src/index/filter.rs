@@ -4,10 +4,8 @@
 //! false positive in 256. Building one needs all its keys at once, so a segment has one for each of 2^bits equal
 //! ranges of keys, which are uniform; the upper bits of a key choose the filter.
 
+use crate::limits::MAX_FILTER_BITS;
 use xorf::{BinaryFuse8, Descriptor, Filter};
-
-/// Most filters of a segment, as a power of two: 4096, for some 4 billion ids.
-const MAX_BITS: u32 = 12;
 
 /// The filters of one segment.
 #[derive(Debug)]
@@ -74,7 +72,7 @@ impl Filters {
 
     /// Reads back what [`Filters::write`] wrote; says what is wrong if it does not hold together.
     pub(super) fn read(bits: u32, mut bytes: &[u8]) -> Result<Self, String> {
-        if bits > MAX_BITS {
+        if bits > MAX_FILTER_BITS {
             return Err(format!("2^{bits} filters are more than a segment can have"));
         }
         let mut parts = Vec::with_capacity(1 << bits);

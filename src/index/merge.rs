@@ -5,6 +5,7 @@ use super::{
     format::{IdRecord, TopicRecord},
     segment::{Home, Segment},
 };
+use crate::limits::MERGE_STOP_CHECK_RECORDS;
 use std::{
     collections::BinaryHeap,
     iter::Peekable,
@@ -32,11 +33,12 @@ pub(super) fn choose(
         .windows(settings.merge_fan_in)
         .filter(|run| {
             let first = tier(run[0].events(), settings);
-            run.iter()
-                .all(|segment| tier(segment.events(), settings) == first)
-                && run
-                    .windows(2)
-                    .all(|pair| pair[0].name().last + 1 == pair[1].name().first)
+            run.iter().all(|segment| {
+                tier(segment.events(), settings) == first
+                    && segment.time_block_events() == settings.time_block_events
+            }) && run
+                .windows(2)
+                .all(|pair| pair[0].name().last + 1 == pair[1].name().first)
                 && run.iter().map(|segment| segment.events()).sum::<u64>() <= max_events
         })
         .min_by_key(|run| (tier(run[0].events(), settings), run[0].name().first))
@@ -61,17 +63,25 @@ pub(super) fn merge(
         .map(|source| (source.name().first - first) as u32)
         .collect();
 
-    let mut until_check = 0u32;
-    let ids = MergedIds::new(sources, &rebase)?.map(|id| {
-        until_check = until_check.wrapping_add(1);
-        if until_check.is_multiple_of(1 << 16) && stop.load(Ordering::Relaxed) {
-            return Err(IndexError::Io("the program is stopping".into()));
-        }
-        id
-    });
-    let postings = MergedPostings::new(sources, &rebase);
+    let ids = until_stopped(MergedIds::new(sources, &rebase)?, stop);
+    let postings = until_stopped(MergedPostings::new(sources, &rebase), stop);
     let times = sources.iter().flat_map(|source| source.times());
     home.write(name, ids, postings, times)
+}
+
+/// The records as they come, or an error soon after `stop` is set.
+fn until_stopped<T>(
+    records: impl Iterator<Item = Result<T, IndexError>>,
+    stop: &AtomicBool,
+) -> impl Iterator<Item = Result<T, IndexError>> {
+    let mut until_check = 0u32;
+    records.map(move |record| {
+        until_check = until_check.wrapping_add(1);
+        if until_check.is_multiple_of(MERGE_STOP_CHECK_RECORDS) && stop.load(Ordering::Relaxed) {
+            return Err(IndexError::Io("the program is stopping".into()));
+        }
+        record
+    })
 }
 
 /// The ids of all sources by key. Keys are unique in the whole index.
@@ -169,9 +179,8 @@ where
             if self.current >= self.sources.len() {
                 let mut smallest = None;
                 for source in &mut self.sources {
-                    match source.directory.next_if(Result::is_err) {
-                        Some(Err(error)) => return Err(error),
-                        Some(Ok(_)) | None => {}
+                    if let Some(Err(error)) = source.directory.next_if(Result::is_err) {
+                        return Err(error);
                     }
                     if let Some(Ok(record)) = source.directory.peek() {
                         smallest = Some(smallest.map_or(record.topic, |topic: u32| topic.min(record.topic)));

@@ -11,15 +11,15 @@ use super::{
     filter::Filters,
     format::{Header, IdRecord, TopicRecord, u32_at, u64_at},
 };
-use crate::event::{Fingerprint, Key, Seq};
+use crate::{
+    event::{Fingerprint, Key, Seq},
+    limits::SEGMENT_READ_BLOCKS,
+};
 use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
 };
-
-/// Blocks read at once when a section is read from end to end.
-const STREAM_BLOCKS: usize = 64;
 
 /// An open segment. Immutable; an open one stays readable after its file was removed.
 #[derive(Debug)]
@@ -44,6 +44,17 @@ pub(super) struct Home {
 impl Home {
     pub(super) fn path(&self, name: SegmentName) -> PathBuf {
         self.folder.join(file_name(self.store, name))
+    }
+
+    /// Removes the file of a segment that is not listed, or no longer.
+    pub(super) fn remove(&self, name: SegmentName) {
+        let path = self.path(name);
+        if let Err(error) = self.disk.remove(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            // Not listed, so it is removed when the index is opened next.
+            tracing::warn!(path = %path.display(), %error, "cannot remove an index file that is not needed");
+        }
     }
 
     /// Opens the file of a listed segment: checks the header and reads what is kept in memory.
@@ -76,12 +87,12 @@ impl Home {
         let (seed, layout) = (header.seed(), header.layout);
 
         let mut filter_bytes = Vec::with_capacity(layout.filters.records as usize);
-        let mut filters = Records::new(&file, seed, layout.filters, STREAM_BLOCKS);
+        let mut filters = Records::new(&file, seed, layout.filters, SEGMENT_READ_BLOCKS);
         for block in 0..layout.filters.blocks() {
             filter_bytes.extend_from_slice(filters.block_data(block).map_err(failed)?);
         }
         let filters = Filters::read(header.filter_bits, &filter_bytes).map_err(damaged)?;
-        let mut records = Records::new(&file, seed, layout.fences, STREAM_BLOCKS);
+        let mut records = Records::new(&file, seed, layout.fences, SEGMENT_READ_BLOCKS);
         let fences = (0..records.len())
             .map(|i| records.get(i).map(|bytes| u64_at(bytes, 0)))
             .collect::<Result<_, _>>()
@@ -176,6 +187,7 @@ impl Segment {
         if record.topic != topic {
             return Ok(());
         }
+        let (start, end) = (record.start, record.start.saturating_add(record.count.into()));
         let mut postings = self.records(self.header.layout.postings, 1);
         let mut seq_at = |i: u64| -> Result<Seq, IndexError> {
             if i >= postings.len() {
@@ -189,7 +201,6 @@ impl Segment {
                 .map_err(|e| self.error(e))?;
             Ok(self.header.name.first + u64::from(offset))
         };
-        let (start, end) = (record.start, record.start + u64::from(record.count));
         // The topic's first posting at (down) or behind (up) the position.
         let (mut low, mut high) = (start, end);
         while low < high {
@@ -256,12 +267,27 @@ impl Segment {
         })
     }
 
+    /// The upper half of the first key of each block of ids.
+    pub(super) fn fences(&self) -> &[u64] {
+        &self.fences
+    }
+
+    /// How many ids a block holds.
+    pub(super) fn ids_per_block(&self) -> u64 {
+        self.header.layout.ids.per_block()
+    }
+
+    /// How many events share an entry of smallest and largest time.
+    pub(super) fn time_block_events(&self) -> u64 {
+        self.header.time_block_events
+    }
+
     /// Checks every block of the file.
     pub(super) fn check_blocks(&self) -> Result<(), IndexError> {
-        let mut window = vec![0; STREAM_BLOCKS * BLOCK_BYTES];
+        let mut window = vec![0; SEGMENT_READ_BLOCKS * BLOCK_BYTES];
         let blocks = self.bytes / BLOCK_BYTES as u64;
-        for first in (1..blocks).step_by(STREAM_BLOCKS) {
-            let count = (blocks - first).min(STREAM_BLOCKS as u64) as usize;
+        for first in (1..blocks).step_by(SEGMENT_READ_BLOCKS) {
+            let count = (blocks - first).min(SEGMENT_READ_BLOCKS as u64) as usize;
             read_blocks(&self.file, self.seed, first, &mut window[..count * BLOCK_BYTES])
                 .map_err(|e| self.error(e))?;
         }
@@ -277,7 +303,7 @@ impl Segment {
         section: Section,
         parse: impl Fn(&[u8]) -> T,
     ) -> impl Iterator<Item = Result<T, IndexError>> {
-        let mut records = self.records(section, STREAM_BLOCKS);
+        let mut records = self.records(section, SEGMENT_READ_BLOCKS);
         (0..section.records).map(move |i| records.get(i).map(&parse).map_err(|e| self.error(e)))
     }
 

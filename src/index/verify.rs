@@ -55,11 +55,16 @@ fn check(
     let events = segment.events();
     let mut seen = vec![false; events as usize];
     let mut last = None;
-    let mut ids = 0;
+    let mut ids = 0u64;
     for id in segment.ids() {
         let id = id?;
         if last >= Some(id.key) {
             return content(format!("id {ids} is out of order"));
+        }
+        if ids.is_multiple_of(segment.ids_per_block())
+            && segment.fences().get((ids / segment.ids_per_block()) as usize) != Some(&id.key.high)
+        {
+            return content(format!("the fence of id {ids} is wrong"));
         }
         if !segment.may_contain(id.key) {
             return content(format!("the filter denies id {ids}"));

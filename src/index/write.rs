@@ -10,11 +10,22 @@ use super::{
 use std::io;
 
 impl Home {
-    /// Writes the file of a segment and syncs it and its folder.
+    /// Writes the file of a segment and syncs it and its folder; on an error nothing is left of it.
     ///
     /// `ids` come in the order of their keys, all `last - first + 1` of them; `postings` by topic, then offset; `times`
     /// for each block of events in the order of the log.
     pub(super) fn write(
+        &self,
+        name: SegmentName,
+        ids: impl Iterator<Item = Result<IdRecord, IndexError>>,
+        postings: impl Iterator<Item = Result<(TopicNumber, u32), IndexError>>,
+        times: impl Iterator<Item = Result<(i64, i64), IndexError>>,
+    ) -> Result<Segment, IndexError> {
+        self.write_file(name, ids, postings, times)
+            .inspect_err(|_| self.remove(name))
+    }
+
+    fn write_file(
         &self,
         name: SegmentName,
         ids: impl Iterator<Item = Result<IdRecord, IndexError>>,
@@ -98,6 +109,9 @@ impl Home {
 
         header.filter_bits = filters.bits();
         header.blocks = blocks.next_block();
+        // The sources of a merge are removed once this file is listed: it must not lack anything they have.
+        Header::from_bytes(&header.to_bytes(), self.store, name)
+            .map_err(|reason| IndexError::Io(format!("cannot write {}: {reason}", path.display())))?;
         let (file, bytes) = blocks.finish(&header.to_bytes()).map_err(failed)?;
         self.disk
             .sync_folder(&self.folder)

@@ -11,7 +11,7 @@ pub(crate) use server::{Folder, Server, oncelog, run, run_with_input, shell};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up. Generous: it bounds a broken run, it measures nothing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Asks again and again until there is an answer; fails the test when none comes.
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
