@@ -3,6 +3,7 @@
 //! The router ties paths to handlers, one file a resource; [`Api::handle`] is the one thin layer around it, which
 //! counts and logs. Only `server` uses this module.
 
+mod answers;
 mod body;
 mod cursor;
 mod documents;
@@ -23,11 +24,13 @@ mod tests;
 mod topics;
 
 use crate::{health::Health, ingest::Ingest, limits, store::Store, wakeup::Wakeup};
+use answers::AnswerRoom;
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Request, Response, Uri, header},
+    http::{HeaderMap, HeaderValue, Request, Response, Uri, header},
     response::IntoResponse,
+    routing::get,
 };
 use body::{BodyRoom, Patience};
 use cursor::Cursors;
@@ -54,6 +57,8 @@ pub(crate) struct Timeouts {
     pub(crate) body_room: Duration,
     /// See [`limits::QUERY_WAIT`].
     pub(crate) query: Duration,
+    /// See [`limits::WRITE_TIMEOUT`].
+    pub(crate) write: Duration,
     /// See [`limits::LINGER`].
     pub(crate) linger: Duration,
     /// See [`limits::SHUTDOWN_TIMEOUT`].
@@ -67,6 +72,7 @@ impl Default for Timeouts {
             body_read: limits::BODY_READ_TIMEOUT,
             body_room: limits::QUEUE_WAIT,
             query: limits::QUERY_WAIT,
+            write: limits::WRITE_TIMEOUT,
             linger: limits::LINGER,
             shutdown: limits::SHUTDOWN_TIMEOUT,
         }
@@ -97,6 +103,7 @@ struct AppState {
     health: Health,
     stopping: watch::Receiver<bool>,
     bodies: BodyRoom,
+    answers: AnswerRoom,
     patience: Patience,
     queries: Queries,
     cursors: Cursors,
@@ -118,12 +125,14 @@ impl Api {
     /// Ties the API to its parts.
     pub(crate) fn new(parts: Parts) -> Self {
         let bodies = BodyRoom::new();
+        let answers = AnswerRoom::new(parts.timeouts.query);
         let started = Instant::now();
         let metrics = Arc::new(Metrics::new(
             Arc::clone(&parts.store),
             parts.ingest.clone(),
             parts.health.clone(),
             bodies.clone(),
+            answers.clone(),
             started,
         ));
         let (router, description) = described_routes().split_for_parts();
@@ -135,6 +144,7 @@ impl Api {
             health: parts.health,
             stopping: parts.stopping,
             bodies,
+            answers,
             patience: Patience {
                 read: parts.timeouts.body_read,
                 room: parts.timeouts.body_room,
@@ -147,6 +157,7 @@ impl Api {
         Self {
             router: router
                 .merge(documents::explorer())
+                .route("/problems/{name}", get(documents::problem))
                 .fallback(no_such_path)
                 .method_not_allowed_fallback(method_not_allowed)
                 .with_state(Arc::new(app)),
@@ -178,6 +189,35 @@ impl Api {
         }
         response
     }
+}
+
+/// Waits until a flag is set, or nobody is left to set it.
+pub(crate) async fn told(flag: &mut watch::Receiver<bool>) {
+    // The only error is that the sender is gone.
+    let _ = flag.wait_for(|told| *told).await;
+}
+
+/// Whether the client names this media type in `Accept` and does not refuse it; `*/*` names none.
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let named = parts
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case(media_type));
+            named && !parts.any(refuses)
+        })
+}
+
+/// Whether a parameter of a media range is a weight of zero.
+fn refuses(parameter: &str) -> bool {
+    parameter.split_once('=').is_some_and(|(name, weight)| {
+        name.trim().eq_ignore_ascii_case("q") && weight.trim().parse() == Ok(0.0)
+    })
 }
 
 /// All paths and their handlers, with their description.
@@ -212,21 +252,25 @@ async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Problem {
     )
 }
 
-/// An answer of JSON.
+/// A small answer of JSON; a large one is made with a [`answers::Reservation`].
 fn json<T: serde::Serialize>(body: &T) -> Response<Body> {
     match serde_json::to_vec(body) {
-        Ok(bytes) => {
-            let mut response = Response::new(Body::from(bytes));
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
-        Err(error) => {
-            tracing::error!(%error, "cannot write an answer");
-            Problem::new(Kind::Internal, "the answer could not be written").into_response()
-        }
+        Ok(bytes) => json_of(Body::from(bytes)),
+        Err(error) => cannot_write(&error).into_response(),
     }
+}
+
+fn json_of(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn cannot_write(error: &serde_json::Error) -> Problem {
+    tracing::error!(%error, "cannot write an answer");
+    Problem::new(Kind::Internal, "the answer could not be written")
 }
 
 /// An answer of HTML that needs nothing from elsewhere, and may load nothing from elsewhere.

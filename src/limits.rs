@@ -23,11 +23,17 @@ pub const MAX_EXPONENT_DIGITS: usize = 18;
 
 /// Largest request body in bytes; more is a 413 before the rest is read.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
-/// Bytes of request bodies held in memory at once, from the first byte read until the answer. A request that finds
+/// Bytes of request bodies held in memory at once, counted as they arrive and until the answer. A request that finds
 /// no room waits [`QUEUE_WAIT`] and is then refused with a 503.
 pub const MAX_IN_FLIGHT_BODY_BYTES: usize = 64 << 20;
-/// The grain in which that room is counted, in bytes.
-pub const BODY_UNIT_BYTES: usize = 1 << 10;
+/// The grain in which the room for bodies and answers is counted, in bytes.
+pub const ROOM_UNIT_BYTES: usize = 1 << 10;
+/// Memory set aside for a body when its head announces it, in bytes, however much it announces.
+pub const MAX_BODY_AHEAD_BYTES: usize = 256 << 10;
+/// Bytes of answers held in memory at once, from before they are made until the client has taken them or is gone. A
+/// request whose answer finds no room waits [`QUERY_WAIT`] and is then refused with a 503. The largest answers are
+/// pages, of some 10 MiB when every name in them has to be escaped.
+pub const MAX_IN_FLIGHT_ANSWER_BYTES: usize = 96 << 20;
 /// A body larger than this is parsed on a thread of its own, so that it does not hold up other connections.
 pub const PARSE_INLINE_BYTES: usize = 256 << 10;
 /// Default number of events that may wait for a commit at once (`QUEUE_MAX_SIZE`). A request with more events
@@ -42,8 +48,12 @@ pub const RETRY_AFTER_SECONDS: u64 = 1;
 
 // ---- connections ----
 
-/// Open connections; further ones wait in the kernel's backlog.
+/// Open connections; further ones wait in the kernel's backlog. Fewer when the process may not have so many file
+/// descriptors.
 pub const MAX_CONNECTIONS: usize = 10_000;
+/// File descriptors kept for everything that is no connection: the store, its readers, the index's segments, a backup.
+/// At most half of what the process may have.
+pub const DESCRIPTOR_RESERVE: usize = 512;
 /// Bytes of a request head (request line and all headers); more is a 431.
 pub const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Largest read buffer of a connection, in bytes; it grows only for those that send that much at once.
@@ -54,12 +64,15 @@ pub const MAX_HEADERS: usize = 100;
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request body may take from the end of the head.
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer may wait for a client that takes nothing of it, before the connection is closed.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection that closes early is still read, so that its answer is not lost in a reset.
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be accepted (no file descriptors, say).
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How long a stopping server waits for requests that it has taken in, before it closes their connections.
-pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stopping server waits for requests that it has taken in, before it closes their connections. Container
+/// runtimes kill what has not ended 10 s after they asked, and the store has to be closed in that time as well.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 
 // ---- queries ----
 

@@ -3,6 +3,8 @@
 //! [`serve`] is the only way in. When its shutdown future ends, it takes no more connections, answers what it has
 //! taken in, lets the committer finish, and returns; all within a bounded time, whatever clients do.
 
+mod descriptors;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -10,15 +12,16 @@ use crate::{
     committer,
     config::Config,
     health::Health,
-    http::{Api, Parts, Timeouts},
+    http::{Api, Parts, Timeouts, told},
     ingest,
-    limits::{ACCEPT_RETRY, MAX_CONNECTIONS, MAX_HEADER_BYTES, READ_BUFFER_BYTES},
+    limits::{ACCEPT_RETRY, MAX_HEADER_BYTES, READ_BUFFER_BYTES},
     store::{OpenError, Store, Writer, sqlite},
     wakeup::Wakeup,
 };
 use axum::body::Body;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket::{Socket, Work};
 use std::{
     convert::Infallible,
     io,
@@ -38,6 +41,9 @@ pub enum ServeError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// Opening the store ended with a panic.
+    #[error("opening the store panicked; see the log")]
+    OpeningPanicked,
     /// The listening socket cannot be used.
     #[error("cannot listen: {0}")]
     Listen(#[source] io::Error),
@@ -57,7 +63,10 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let (ingest, queue) = ingest::queue(config.queue_max_size);
     let maintenance = ingest.maintenance();
-    let (writer, store) = blocking(move || sqlite::open(&config.database_path, maintenance)).await??;
+    let (writer, store) =
+        tokio::task::spawn_blocking(move || sqlite::open(&config.database_path, maintenance))
+            .await
+            .map_err(|_| ServeError::OpeningPanicked)??;
     Server {
         store,
         writer,
@@ -65,16 +74,10 @@ pub async fn serve(
         queue,
         health: Health::default(),
         timeouts: Timeouts::default(),
+        places: descriptors::connection_places(),
     }
     .run(listener, shutdown)
     .await
-}
-
-/// Runs what blocks on a thread of its own; it fails only when that panics.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ServeError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| ServeError::CommitterPanicked)
 }
 
 /// A server that is ready to run.
@@ -85,6 +88,8 @@ struct Server {
     queue: ingest::Queue,
     health: Health,
     timeouts: Timeouts,
+    /// Connections that may be open at once.
+    places: usize,
 }
 
 impl Server {
@@ -118,7 +123,9 @@ impl Server {
         let connections = Connections {
             api,
             protocol: protocol(self.timeouts.header_read),
-            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            places: Arc::new(Semaphore::new(self.places)),
+            all_places: self.places,
+            write: self.timeouts.write,
             linger: self.timeouts.linger,
             stopping,
             closing,
@@ -141,19 +148,25 @@ impl Server {
                 "some requests did not end in time; closing their connections"
             );
             close.send_replace(true);
+            // They end as soon as they hear of it.
+            connections.ended().await;
         }
+        // Nobody reads the store any more when the committer closes it.
+        drop(connections);
 
         self.ingest.stop();
-        blocking(move || committer.join())
-            .await?
-            .map_err(|_| ServeError::CommitterPanicked)?;
+        let ended = tokio::task::spawn_blocking(move || committer.join()).await;
+        if !matches!(ended, Ok(Ok(()))) {
+            return Err(ServeError::CommitterPanicked);
+        }
         tracing::info!("stopped");
         Ok(())
     }
 }
 
 /// HTTP/1.1 with its bounds. The most headers of a request are hyper's default, [`crate::limits::MAX_HEADERS`]:
-/// setting it would cost an allocation a request.
+/// setting it would cost an allocation a request. A client that closes its side is taken to be gone, as HTTP servers
+/// commonly do: the two cannot be told apart, and a query that waits must not outlive its client.
 fn protocol(header_read: Duration) -> http1::Builder {
     let mut protocol = http1::Builder::new();
     protocol
@@ -161,7 +174,7 @@ fn protocol(header_read: Duration) -> http1::Builder {
         .header_read_timeout(header_read)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(READ_BUFFER_BYTES)
-        .half_close(true);
+        .half_close(false);
     protocol
 }
 
@@ -170,6 +183,8 @@ struct Connections {
     api: Api,
     protocol: http1::Builder,
     places: Arc<Semaphore>,
+    all_places: usize,
+    write: Duration,
     linger: Duration,
     stopping: watch::Receiver<bool>,
     closing: watch::Receiver<bool>,
@@ -195,14 +210,23 @@ impl Connections {
         }
     }
 
-    fn spawn(&self, mut stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn spawn(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
         // Without it an answer could wait for the acknowledgement of the one before. A socket that refuses is slower,
         // not wrong.
         let _ = stream.set_nodelay(true);
+        let work = Work::default();
+        let mut socket = Socket::new(stream, self.write, work.clone());
         let api = self.api.clone();
+        let handled = work.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let api = api.clone();
-            async move { Ok::<_, Infallible>(api.handle(request.map(Body::new)).await) }
+            let work = handled.clone();
+            async move {
+                work.set_request(true);
+                let answer = api.handle(request.map(Body::new)).await;
+                work.set_request(false);
+                Ok::<_, Infallible>(answer)
+            }
         });
         let protocol = self.protocol.clone();
         let linger = self.linger;
@@ -211,11 +235,15 @@ impl Connections {
         tokio::spawn(async move {
             let _place = place;
             {
-                let mut connection = pin!(protocol.serve_connection(TokioIo::new(&mut stream), service));
+                let mut connection = pin!(protocol.serve_connection(TokioIo::new(&mut socket), service));
                 let ended = tokio::select! {
                     biased;
                     ended = connection.as_mut() => ended,
                     () = told(&mut stopping) => {
+                        // Idle, or in the middle of a head: nothing was taken in.
+                        if !work.is_there() {
+                            return;
+                        }
                         connection.as_mut().graceful_shutdown();
                         tokio::select! {
                             ended = connection => ended,
@@ -228,6 +256,7 @@ impl Connections {
                     tracing::debug!(%error, "connection ended");
                 }
             }
+            let mut stream = socket.into_inner();
             // Closing a socket with unread bytes resets it, and the client may lose the answer: read on for a while.
             tokio::select! {
                 _ = tokio::time::timeout(linger, drain(&mut stream)) => {}
@@ -238,19 +267,14 @@ impl Connections {
 
     /// How many are open.
     fn open(&self) -> usize {
-        MAX_CONNECTIONS - self.places.available_permits()
+        self.all_places - self.places.available_permits()
     }
 
     /// Waits until none is open.
     async fn ended(&self) {
         // Never closed, so it cannot fail.
-        let _ = self.places.acquire_many(MAX_CONNECTIONS as u32).await;
+        let _ = self.places.acquire_many(self.all_places as u32).await;
     }
-}
-
-/// Waits until a flag is set, or nobody is left to set it.
-async fn told(flag: &mut watch::Receiver<bool>) {
-    let _ = flag.wait_for(|told| *told).await;
 }
 
 /// Reads to the end and drops what it reads.

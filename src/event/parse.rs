@@ -6,12 +6,13 @@
 //! [`NotJson`](ParseErrorKind::NotJson) and [`Invalid`](ParseErrorKind::Invalid).
 //!
 //! Places: `events[3].timestamp` in an array, wrapped or not; `timestamp` in a body that is one event;
-//! `line 3: timestamp` in NDJSON, counted from 1, blank lines too; `body` when it has the wrong shape as a whole.
+//! `line 3: timestamp` in NDJSON, counted from 1, blank lines too; `body` when it has the wrong shape as a whole. A
+//! field that is missing, unknown or there twice is the place itself.
 
 use super::{
     Batch, Identity, Record, Span, Timestamp,
     fingerprint::Fingerprinter,
-    json::{Fault, RawString, Scanner, shown, unescape},
+    json::{Fault, RawString, Scanner, unescape},
 };
 use crate::limits::{MAX_BODY_BYTES, MAX_EVENT_BYTES, MAX_NAME_CHARS};
 use serde::de::IgnoredAny;
@@ -75,8 +76,15 @@ pub fn parse(
             error.utf8_error().valid_up_to()
         ),
     })?;
+    // RFC 8259 lets a reader skip a byte order mark, and editors write one unasked.
+    let start = if text.starts_with(BYTE_ORDER_MARK) {
+        BYTE_ORDER_MARK.len_utf8()
+    } else {
+        0
+    };
     let mut parser = Parser {
         text: &text,
+        start,
         identity,
         max_events,
         records: Vec::with_capacity(max_events.min(text.len() / USUAL_EVENT_BYTES + 1)),
@@ -87,7 +95,7 @@ pub fn parse(
     };
     match shape {
         Shape::Any | Shape::Wrapped => parser.document(shape).map_err(|fault| {
-            explain(fault, &text, max_events, |error| {
+            explain(fault, &text[start..], max_events, |error| {
                 format!(" at line {} column {}", error.line(), error.column())
             })
         }),
@@ -95,11 +103,13 @@ pub fn parse(
     }?;
     let Parser { records, added, .. } = parser;
     if records.is_empty() {
-        return Err(invalid_body("must have at least one event".to_owned()));
+        return Err(invalid_body(NO_EVENTS.to_owned()));
     }
     text.push_str(&added);
     Ok(Batch { text, records })
 }
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// For sizing the list of events.
 const USUAL_EVENT_BYTES: usize = 256;
@@ -112,8 +122,13 @@ const TIMESTAMP: usize = 2;
 const SOURCE: usize = 3;
 const PAYLOAD: usize = 4;
 
+const NO_EVENTS: &str = "must have at least one event";
+const DUPLICATE_FIELD: &str = "duplicate field";
+
 struct Parser<'a> {
     text: &'a str,
+    /// Where the JSON begins in `text`.
+    start: usize,
     identity: &'a Identity,
     max_events: usize,
     records: Vec<Record>,
@@ -128,7 +143,7 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     /// A body that is one JSON value.
     fn document(&mut self, shape: Shape) -> Result<(), Fault> {
-        let scanner = &mut Scanner::new(self.text, 0);
+        let scanner = &mut Scanner::new(self.text, self.start);
         match scanner.peek() {
             Some(b'{') => {
                 let start = scanner.at();
@@ -160,17 +175,17 @@ impl<'a> Parser<'a> {
             return Err(scanner.mismatch("an array of events").inside("events"));
         }
         self.array(scanner)?;
+        if self.records.is_empty() {
+            return Err(Fault::invalid(NO_EVENTS).inside("events"));
+        }
         if !scanner.next_item(b'}', false)? {
             return Ok(());
         }
         let key = scanner.key()?;
         Err(if self.is_events(&key)? {
-            Fault::invalid("duplicate field `events`")
+            Fault::invalid(DUPLICATE_FIELD).inside("events")
         } else {
-            Fault::invalid(format!(
-                "unknown field `{}` beside `events`; no other is allowed",
-                shown(key.raw)
-            ))
+            Fault::invalid("unknown field; beside `events` no other is allowed").inside_key(key.raw)
         })
     }
 
@@ -189,8 +204,8 @@ impl<'a> Parser<'a> {
 
     /// A body of one event a line.
     fn lines(&mut self) -> Result<(), ParseError> {
-        let mut start = 0;
-        for (number, line) in self.text.split('\n').enumerate() {
+        let mut start = self.start;
+        for (number, line) in self.text[start..].split('\n').enumerate() {
             let end = start + line.len();
             // Positions in the line are positions in the whole text.
             let mut scanner = Scanner::new(&self.text[..end], start);
@@ -231,7 +246,7 @@ impl<'a> Parser<'a> {
             let key = scanner.key()?;
             let field = self.field(&key)?;
             if spans[field].is_some() {
-                return Err(Fault::invalid(format!("duplicate field `{}`", FIELDS[field])));
+                return Err(Fault::invalid(DUPLICATE_FIELD).inside(FIELDS[field]));
             }
             let value = match field {
                 TIMESTAMP => self.timestamp(scanner).map(|(span, at)| {
@@ -252,9 +267,8 @@ impl<'a> Parser<'a> {
                 "the event has {bytes} bytes; at most {MAX_EVENT_BYTES} are allowed"
             )));
         }
-        let required = |field: usize| {
-            spans[field].ok_or_else(|| Fault::invalid(format!("missing field `{}`", FIELDS[field])))
-        };
+        let required =
+            |field: usize| spans[field].ok_or_else(|| Fault::invalid("missing field").inside(FIELDS[field]));
         let (topic, event_id) = (required(TOPIC)?, required(EVENT_ID)?);
         let (timestamp, source) = (required(TIMESTAMP)?, required(SOURCE)?);
         let (payload, fingerprint) = match payload {
@@ -280,11 +294,8 @@ impl<'a> Parser<'a> {
     fn field(&mut self, key: &RawString<'_>) -> Result<usize, Fault> {
         let name = plain(key, &mut self.unescaped)?;
         FIELDS.iter().position(|field| *field == name).ok_or_else(|| {
-            Fault::invalid(format!(
-                "unknown field `{}`, expected one of `{}`",
-                shown(name),
-                FIELDS.join("`, `")
-            ))
+            Fault::invalid(format!("unknown field; an event has `{}`", FIELDS.join("`, `")))
+                .inside_key(key.raw)
         })
     }
 

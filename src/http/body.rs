@@ -1,10 +1,11 @@
 //! Reads request bodies: bounded in bytes each, in bytes together, and in time.
 //!
-//! The room that a body takes is a permit, held from before the first byte is read until the request's answer. A body
-//! that is there at once, which is the usual case, costs no timer.
+//! The room that a body takes is a permit, taken for the bytes that have arrived and held until the request's answer: who
+//! announces much and sends little keeps nobody else out. A body that is there at once, which is the usual case, costs
+//! one permit, one allocation and no timer.
 
 use super::error::{Kind, Problem};
-use crate::limits::{BODY_UNIT_BYTES, MAX_BODY_BYTES, MAX_IN_FLIGHT_BODY_BYTES};
+use crate::limits::{MAX_BODY_AHEAD_BYTES, MAX_BODY_BYTES, MAX_IN_FLIGHT_BODY_BYTES, ROOM_UNIT_BYTES};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use std::{
@@ -35,13 +36,13 @@ impl BodyRoom {
     /// Room for [`MAX_IN_FLIGHT_BODY_BYTES`].
     pub(crate) fn new() -> Self {
         Self {
-            units: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BODY_BYTES / BODY_UNIT_BYTES)),
+            units: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BODY_BYTES / ROOM_UNIT_BYTES)),
         }
     }
 
     /// Bytes that bodies hold now.
     pub(crate) fn used_bytes(&self) -> usize {
-        MAX_IN_FLIGHT_BODY_BYTES - self.units.available_permits() * BODY_UNIT_BYTES
+        MAX_IN_FLIGHT_BODY_BYTES - self.units.available_permits() * ROOM_UNIT_BYTES
     }
 
     /// Reads a body to its end; the permit is the room that it takes.
@@ -51,25 +52,41 @@ impl BodyRoom {
         patience: Patience,
     ) -> Result<(Vec<u8>, OwnedSemaphorePermit), Problem> {
         let started = Instant::now();
-        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let hint = body.size_hint();
+        let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
         if announced > MAX_BODY_BYTES {
             return Err(too_large());
         }
-        let mut units = self.acquire(units_of(announced), patience.room).await?;
-        let mut bytes = Vec::with_capacity(announced);
+        let most = hint.exact().map_or(MAX_BODY_BYTES, |_| announced);
+        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut bytes = Vec::new();
         let mut data = Data { body, asked: false };
         while let Some(chunk) = data.next(started, patience.read).await? {
             let size = bytes.len() + chunk.len();
             if size > MAX_BODY_BYTES {
                 return Err(too_large());
             }
-            let missing = units_of(size).saturating_sub(units.num_permits());
-            if missing > 0 {
-                units.merge(self.acquire(missing, patience.room).await?);
+            match &mut room {
+                None => room = Some(self.acquire(units_of(size), patience.room).await?),
+                Some(room) => {
+                    let missing = units_of(size).saturating_sub(room.num_permits());
+                    if missing > 0 {
+                        room.merge(self.acquire(missing, patience.room).await?);
+                    }
+                }
+            }
+            if size > bytes.capacity() {
+                // Twice as much each time, so that little is copied again, but no more than will come.
+                let ahead = announced.min(MAX_BODY_AHEAD_BYTES);
+                let target = (2 * bytes.capacity()).max(ahead).min(most).max(size);
+                bytes.reserve_exact(target - bytes.len());
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok((bytes, units))
+        match room {
+            Some(room) => Ok((bytes, room)),
+            None => Ok((bytes, self.acquire(0, patience.room).await?)),
+        }
     }
 
     async fn acquire(&self, units: usize, patience: Duration) -> Result<OwnedSemaphorePermit, Problem> {
@@ -152,7 +169,7 @@ impl Data {
 }
 
 fn units_of(bytes: usize) -> usize {
-    bytes.div_ceil(BODY_UNIT_BYTES)
+    bytes.div_ceil(ROOM_UNIT_BYTES)
 }
 
 fn too_large() -> Problem {

@@ -9,17 +9,18 @@ use super::{
 use axum::{
     Router,
     body::Body,
-    extract::State,
+    extract::{Path, State},
     http::{HeaderValue, StatusCode, header},
     middleware::map_response,
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use utoipa::{
     IntoResponses, OpenApi, ToSchema,
     openapi::{
-        ContentBuilder, Ref, RefOr, ResponseBuilder, ResponsesBuilder, response::Response as ResponseObject,
+        ContentBuilder, Header, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder, ResponsesBuilder, Type,
+        response::Response as ResponseObject,
     },
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -78,6 +79,7 @@ impl Documents {
 #[utoipa::path(
     get,
     path = "/openapi.json",
+    operation_id = "readDescription",
     tag = "Operate",
     responses((status = 200, description = "This document.", body = Object, content_type = "application/json")),
 )]
@@ -93,11 +95,24 @@ pub(super) async fn openapi(State(app): State<App>) -> Response {
 #[utoipa::path(
     get,
     path = "/redoc",
+    operation_id = "readReference",
     tag = "Operate",
     responses((status = 200, description = "The reference, for people.", body = String, content_type = "text/html")),
 )]
 pub(super) async fn redoc(State(app): State<App>) -> Response {
     super::page(app.documents.redoc.clone())
+}
+
+/// Leads from a problem's `type` to what the reference says about it.
+pub(super) async fn problem(Path(name): Path<String>) -> Response {
+    if Kind::ALL.iter().any(|kind| kind.name() == name) {
+        return Redirect::to(&format!("/redoc#{name}")).into_response();
+    }
+    Problem::new(
+        Kind::NoSuchPath,
+        "there is no such kind of problem; GET /redoc lists them",
+    )
+    .into_response()
 }
 
 /// The explorer at `/docs`, out of the binary.
@@ -132,18 +147,26 @@ fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<ResponseObject>> {
     meanings
         .into_iter()
         .fold(ResponsesBuilder::new(), |responses, (status, meanings)| {
-            responses.response(
-                status,
-                ResponseBuilder::new().description(meanings.join("\n\n")).content(
-                    "application/problem+json",
-                    ContentBuilder::new().schema(Some(body.clone())).build(),
-                ),
-            )
+            let mut response = ResponseBuilder::new().description(meanings.join("\n\n")).content(
+                "application/problem+json",
+                ContentBuilder::new().schema(Some(body.clone())).build(),
+            );
+            if status == StatusCode::SERVICE_UNAVAILABLE.as_str() {
+                response = response.header("Retry-After", retry_after());
+            }
+            responses.response(status, response)
         })
         .build()
         .responses
         .into_iter()
         .collect()
+}
+
+fn retry_after() -> Header {
+    HeaderBuilder::new()
+        .schema(Some(Object::with_type(Type::Integer)))
+        .description(Some("Seconds to wait before the request is sent again."))
+        .build()
 }
 
 /// What publishing may answer with.
@@ -198,11 +221,20 @@ impl IntoResponses for EventProblems {
     }
 }
 
+/// What calls without parameters answer to one with a parameter.
+pub(super) struct ParameterProblems;
+
+impl IntoResponses for ParameterProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
+        problems(&[Kind::InvalidParameter])
+    }
+}
+
 /// What reading without parameters may answer with.
 pub(super) struct ReadProblems;
 
 impl IntoResponses for ReadProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
-        problems(&[Kind::Internal, Kind::Overloaded])
+        problems(&[Kind::InvalidParameter, Kind::Internal, Kind::Overloaded])
     }
 }

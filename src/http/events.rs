@@ -1,11 +1,11 @@
 //! `GET /events` and `GET /events/{topic}/{event_id}`: reads the log in both directions, a page at a time.
 
 use super::{
-    App,
+    App, answers,
     cursor::{self, Position},
     documents::{EventProblems, QueryProblems},
     error::{Kind, Problem},
-    parameters::Parameters,
+    parameters::{Parameters, check_name},
 };
 use crate::{
     event::{Instant, Seq, format_micros},
@@ -19,7 +19,6 @@ use axum::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
 use utoipa::ToSchema;
 
 /// An event as it was stored.
@@ -35,6 +34,7 @@ use utoipa::ToSchema;
 }))]
 pub(crate) struct EventBody {
     /// Its number: from 1, without gaps, in the order in which events were committed.
+    #[schema(value_type = u64)]
     seq: Seq,
     /// What it is about.
     topic: String,
@@ -56,6 +56,7 @@ pub(crate) struct EventBody {
 #[schema(as = EventPage)]
 pub(crate) struct PageBody {
     /// The topic that was asked for; null when none was.
+    #[schema(required = true)]
     topic: Option<String>,
     /// How many events this page has. It may be fewer than `limit`, or none, although more is left.
     count: usize,
@@ -63,6 +64,7 @@ pub(crate) struct PageBody {
     events: Vec<EventBody>,
     /// The cursor with which to go on. With `order=desc` it is null when nothing is left; with `order=asc` it is
     /// always given.
+    #[schema(required = true)]
     next: Option<String>,
     /// With `order=asc`: whether the page reached the end of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +89,24 @@ impl TryFrom<StoredEvent> for EventBody {
     }
 }
 
+/// The values of `order`.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "describes what `request` reads")]
+enum OrderWord {
+    Desc,
+    Asc,
+}
+
+/// The values of `position`.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "describes what `request` reads")]
+enum StartWord {
+    Start,
+    End,
+}
+
 /// What a request asks for.
 struct Request {
     query: Query,
@@ -102,17 +122,18 @@ struct Request {
 #[utoipa::path(
     get,
     path = "/events",
+    operation_id = "listEvents",
     tag = "Read",
     params(
-        ("topic" = Option<String>, Query, description = "Only this topic."),
-        ("source" = Option<String>, Query, description = "Only this source."),
+        ("topic" = Option<String>, Query, min_length = 1, max_length = 255, description = "Only this topic."),
+        ("source" = Option<String>, Query, min_length = 1, max_length = 255, description = "Only this source."),
         ("from" = Option<String>, Query, description = "Only events that happened at this time or later (ISO 8601; write a `+` as `%2B`)."),
         ("to" = Option<String>, Query, description = "Only events that happened before this time (ISO 8601)."),
-        ("order" = Option<String>, Query, description = "`desc`, the default: newest first. `asc`: oldest first."),
-        ("limit" = Option<u64>, Query, description = "At most this many events: 1 to 1000, default 100."),
+        ("order" = inline(Option<OrderWord>), Query, description = "`desc`, the default: newest first. `asc`: oldest first."),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "At most this many events: 1 to 1000, default 100."),
         ("cursor" = Option<String>, Query, description = "Go on from here: `next` of another page."),
-        ("position" = Option<String>, Query, description = "With `order=asc` and no cursor: `start`, the default, or `end`, to follow what is committed from now on."),
-        ("wait" = Option<u64>, Query, description = "With `order=asc`: when there is nothing yet, answer as soon as there is, or after this many seconds (at most 30)."),
+        ("position" = inline(Option<StartWord>), Query, description = "With `order=asc` and no cursor: `start`, the default, or `end`, to follow what is committed from now on."),
+        ("wait" = Option<u64>, Query, minimum = 0, maximum = 30, description = "With `order=asc`: when there is nothing yet, answer as soon as there is, or after this many seconds (at most 30)."),
     ),
     responses(
         (status = 200, description = "A page of events.", body = PageBody),
@@ -158,7 +179,7 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
                 tokio::time::sleep_until((looked + WAIT_RECHECK).min(until)).await;
             }
             () = tokio::time::sleep_until(until) => {}
-            () = stopped(&mut stopping) => {}
+            () = super::told(&mut stopping) => {}
         }
     }
 }
@@ -167,10 +188,11 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
 #[utoipa::path(
     get,
     path = "/events/{topic}/{event_id}",
+    operation_id = "readEvent",
     tag = "Read",
     params(
-        ("topic" = String, Path, description = "Its topic, percent-encoded (`/` is `%2F`)."),
-        ("event_id" = String, Path, description = "Its id, percent-encoded."),
+        ("topic" = String, Path, min_length = 1, max_length = 255, description = "Its topic, percent-encoded (`/` is `%2F`)."),
+        ("event_id" = String, Path, min_length = 1, max_length = 255, description = "Its id, percent-encoded."),
     ),
     responses(
         (status = 200, description = "The event.", body = EventBody),
@@ -185,13 +207,19 @@ pub(super) async fn one(
     Parameters::parse(raw.as_deref(), &[])?;
     let Path((topic, event_id)) =
         path.map_err(|_| Problem::parameter("path", "the percent-encoded topic and event id are not UTF-8"))?;
+    check_name("topic", &topic)?;
+    check_name("event_id", &event_id)?;
+    let room = app.answers.reserve(answers::EVENT_ANSWER_BYTES).await?;
     let store = Arc::clone(&app.store);
     let (found, topic, event_id) = app
         .queries
         .run(move || (store.find(&topic, &event_id), topic, event_id))
         .await?;
     match found? {
-        Some(event) => Ok(super::json(&EventBody::try_from(event)?)),
+        Some(event) => {
+            let expected = expected_bytes(&event);
+            Ok(room.json(&EventBody::try_from(event)?, expected))
+        }
         None => Err(Problem::new(
             Kind::NoSuchEvent,
             format!("no event {event_id:?} is stored in topic {topic:?}"),
@@ -229,8 +257,8 @@ fn request(app: &App, raw: Option<&str>) -> Result<Request, Problem> {
     }
     Ok(Request {
         query: Query {
-            topic: parameters.take("topic"),
-            source: parameters.take("source"),
+            topic: parameters.name("topic")?,
+            source: parameters.name("source")?,
             from: time(&mut parameters, "from")?,
             to: time(&mut parameters, "to")?,
             order,
@@ -279,12 +307,6 @@ fn time(parameters: &mut Parameters, name: &str) -> Result<Option<Instant>, Prob
     })
 }
 
-/// Waits until the server stops.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // The only error is that the server is gone, which is the same.
-    let _ = stopping.wait_for(|stopping| *stopping).await;
-}
-
 /// What a look at the store found.
 enum Look {
     /// Events, or nothing and no time left: the answer.
@@ -295,6 +317,7 @@ enum Look {
 
 /// Reads a page and puts the answer together, both beside the connections' threads: a page may hold megabytes.
 async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
+    let room = app.answers.reserve(answers::page_bytes(query.limit)).await?;
     let app_there = Arc::clone(app);
     app.queries
         .run(move || {
@@ -305,9 +328,16 @@ async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
                     exhausted: page.exhausted,
                 });
             }
-            Ok(Look::Answer(super::json(&body(&app_there, query, page)?)))
+            let expected = answers::ENTRY_BYTES + page.events.iter().map(expected_bytes).sum::<usize>();
+            Ok(Look::Answer(room.json(&body(&app_there, query, page)?, expected)))
         })
         .await?
+}
+
+/// About how many bytes an event takes in an answer; more when its names have to be escaped.
+fn expected_bytes(event: &StoredEvent) -> usize {
+    let names = event.topic.len() + event.event_id.len() + event.source.len();
+    event.payload.len() + names + answers::ENTRY_BYTES
 }
 
 fn body(app: &App, query: Query, page: Page) -> Result<PageBody, ReadError> {

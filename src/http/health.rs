@@ -1,9 +1,9 @@
 //! `GET /health`, `/readyz` and `/livez`: whether the store can commit, and whether a restart would help.
 
-use super::App;
+use super::{App, documents::ParameterProblems, error::Problem, parameters::Parameters};
 use crate::limits::RETRY_AFTER_SECONDS;
 use axum::{
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -40,14 +40,17 @@ pub(crate) struct HealthBody {
 #[utoipa::path(
     get,
     path = "/health",
+    operation_id = "readHealth",
     tag = "Operate",
     responses(
         (status = 200, description = "The store can commit.", body = HealthBody),
-        (status = 503, description = "The store cannot commit; `reason` says why.", body = HealthBody),
+        (status = 503, description = "The store cannot commit; `reason` says why.", body = HealthBody, headers(("Retry-After" = u64, description = "Seconds to wait."))),
+        ParameterProblems,
     ),
 )]
-pub(super) async fn health(State(app): State<App>) -> Response {
-    readiness(&app)
+pub(super) async fn health(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    Parameters::parse(raw.as_deref(), &[])?;
+    Ok(readiness(&app))
 }
 
 /// Whether to send requests here
@@ -56,14 +59,17 @@ pub(super) async fn health(State(app): State<App>) -> Response {
 #[utoipa::path(
     get,
     path = "/readyz",
+    operation_id = "readReadiness",
     tag = "Operate",
     responses(
         (status = 200, description = "The store can commit.", body = HealthBody),
-        (status = 503, description = "The store cannot commit, or the server is stopping.", body = HealthBody),
+        (status = 503, description = "The store cannot commit, or the server is stopping.", body = HealthBody, headers(("Retry-After" = u64, description = "Seconds to wait."))),
+        ParameterProblems,
     ),
 )]
-pub(super) async fn ready(State(app): State<App>) -> Response {
-    readiness(&app)
+pub(super) async fn ready(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    Parameters::parse(raw.as_deref(), &[])?;
+    Ok(readiness(&app))
 }
 
 /// Whether a restart would help
@@ -72,20 +78,23 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
 #[utoipa::path(
     get,
     path = "/livez",
+    operation_id = "readLiveness",
     tag = "Operate",
     responses(
         (status = 200, description = "A restart would not help.", body = HealthBody),
-        (status = 503, description = "Restart the server.", body = HealthBody),
+        (status = 503, description = "Restart the server.", body = HealthBody, headers(("Retry-After" = u64, description = "Seconds to wait."))),
+        ParameterProblems,
     ),
 )]
-pub(super) async fn live(State(app): State<App>) -> Response {
+pub(super) async fn live(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    Parameters::parse(raw.as_deref(), &[])?;
     let reason = match app.health.trouble() {
         Some(trouble) if trouble.needs_restart => Some(trouble.reason),
         // A server that stops ends its committer itself.
-        _ if !app.health.committer_running() && !*app.stopping.borrow() => Some(no_committer()),
+        _ if !app.health.committer_running() && !*app.stopping.borrow() => Some(NO_COMMITTER.to_owned()),
         _ => None,
     };
-    answer(&app, reason)
+    Ok(answer(&app, reason))
 }
 
 fn readiness(app: &App) -> Response {
@@ -110,13 +119,12 @@ fn unready(app: &App) -> Option<String> {
     } else if app.health.committer_running() {
         None
     } else {
-        Some(no_committer())
+        Some(NO_COMMITTER.to_owned())
     }
 }
 
-fn no_committer() -> String {
-    "the thread that commits is gone; restart the server".to_owned()
-}
+/// What to do when the committer's thread has ended by itself.
+pub(super) const NO_COMMITTER: &str = "the thread that commits is gone; restart the server";
 
 fn answer(app: &App, reason: Option<String>) -> Response {
     let healthy = reason.is_none();

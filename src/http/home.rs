@@ -29,6 +29,7 @@ pub(crate) struct HomeBody<'a> {
 #[utoipa::path(
     get,
     path = "/",
+    operation_id = "readService",
     tag = "Operate",
     responses((status = 200, description = "The service and its paths.", content(
         (HomeBody = "application/json"),
@@ -36,7 +37,7 @@ pub(crate) struct HomeBody<'a> {
     ))),
 )]
 pub(super) async fn home(State(app): State<App>, headers: HeaderMap) -> Response {
-    let mut response = if accepts_html(&headers) {
+    let mut response = if super::accepts(&headers, "text/html") {
         super::page(app.documents.home.clone())
     } else {
         super::json(&HomeBody {
@@ -50,15 +51,4 @@ pub(super) async fn home(State(app): State<App>, headers: HeaderMap) -> Response
         .headers_mut()
         .insert(header::VARY, HeaderValue::from_static("Accept"));
     response
-}
-
-/// Whether the client named HTML; `*/*` is no browser.
-fn accepts_html(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|range| range.split(';').next())
-        .any(|range| range.trim().eq_ignore_ascii_case("text/html"))
 }

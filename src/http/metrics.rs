@@ -3,12 +3,14 @@
 //! What a request adds is counted in atomics that are looked up once for each route and status. What the store knows
 //! is read from the store when the metrics are, so these counters survive restarts.
 
-use super::{App, body::BodyRoom, documents::ReadProblems, error::Problem};
+mod classic;
+
+use super::{App, answers::AnswerRoom, body::BodyRoom, documents::ReadProblems, error::Problem};
 use crate::{health::Health, ingest::Ingest, limits, store::Store};
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use prometheus_client::{
@@ -46,11 +48,12 @@ pub(crate) enum Route {
     OpenApi,
     Redoc,
     Docs,
+    Problem,
     Other,
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Publish,
         Self::PublishBatch,
         Self::Events,
@@ -65,6 +68,7 @@ impl Route {
         Self::OpenApi,
         Self::Redoc,
         Self::Docs,
+        Self::Problem,
         Self::Other,
     ];
 
@@ -86,6 +90,7 @@ impl Route {
             "/docs" => Self::Docs,
             other if other.starts_with("/events/") => Self::Event,
             other if other.starts_with("/docs/") => Self::Docs,
+            other if other.starts_with("/problems/") => Self::Problem,
             _ => Self::Other,
         }
     }
@@ -107,6 +112,7 @@ impl Route {
             Self::OpenApi => "/openapi.json",
             Self::Redoc => "/redoc",
             Self::Docs => "/docs",
+            Self::Problem => "/problems/{name}",
             Self::Other => "other",
         }
     }
@@ -128,10 +134,8 @@ const BUCKETS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
 ];
 
-/// The statuses that answers have; any other one is counted in its class by its own look-up.
-const STATUSES: [u16; 14] = [
-    200, 303, 304, 400, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504,
-];
+/// The statuses that answers have; any other one costs a look-up.
+const STATUSES: [u16; 11] = [200, 303, 400, 404, 405, 408, 413, 415, 422, 500, 503];
 
 /// All metrics of a server.
 pub(crate) struct Metrics {
@@ -149,6 +153,7 @@ impl Metrics {
         ingest: Ingest,
         health: Health,
         bodies: BodyRoom,
+        answers: AnswerRoom,
         started: Instant,
     ) -> Self {
         let mut registry = Registry::with_prefix("oncelog");
@@ -173,6 +178,7 @@ impl Metrics {
             ingest: Facade(ingest),
             health,
             bodies,
+            answers,
             started,
         }));
         Self {
@@ -220,6 +226,7 @@ struct Gathered {
     ingest: Facade<Ingest>,
     health: Health,
     bodies: BodyRoom,
+    answers: AnswerRoom,
     started: Instant,
 }
 
@@ -287,6 +294,18 @@ impl Collector for Gathered {
                 limits::MAX_IN_FLIGHT_BODY_BYTES as u64,
             ),
             (
+                "answers",
+                "Answers that are in work or not read yet",
+                Some(Unit::Bytes),
+                self.answers.used_bytes() as u64,
+            ),
+            (
+                "answers_limit",
+                "Answers that may be in work or not read yet at once",
+                Some(Unit::Bytes),
+                limits::MAX_IN_FLIGHT_ANSWER_BYTES as u64,
+            ),
+            (
                 "index_tail_events",
                 "Events whose index is not in a segment yet",
                 None,
@@ -346,25 +365,38 @@ fn gauge(
 }
 
 /// Metrics for Prometheus
+///
+/// OpenMetrics text for a client that names it in `Accept`, as Prometheus does; the older text format for any other.
 #[utoipa::path(
     get,
     path = "/metrics",
+    operation_id = "readMetrics",
     tag = "Operate",
     responses(
-        (status = 200, description = "OpenMetrics text.", body = String, content_type = "application/openmetrics-text"),
+        (status = 200, description = "The metrics.", content(
+            (String = "application/openmetrics-text"),
+            (String = "text/plain"),
+        )),
         ReadProblems,
     ),
 )]
-pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
     let metrics = Arc::clone(&app.metrics);
     let text = app.queries.run(move || metrics.text()).await?.map_err(|error| {
         tracing::error!(%error, "cannot write the metrics");
         Problem::new(super::error::Kind::Internal, "the metrics could not be written")
     })?;
+    let (text, content_type) = if super::accepts(&headers, "application/openmetrics-text") {
+        (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    } else {
+        (
+            classic::from_open_metrics(&text),
+            "text/plain; version=0.0.4; charset=utf-8",
+        )
+    };
     let mut response = Response::new(Body::from(text));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
-    );
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     Ok(response)
 }

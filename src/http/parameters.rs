@@ -2,6 +2,7 @@
 //! names it.
 
 use super::error::Problem;
+use crate::limits::MAX_NAME_CHARS;
 use percent_encoding::percent_decode_str;
 
 /// The parameters of one request.
@@ -44,13 +45,23 @@ impl Parameters {
         Some(self.given.swap_remove(place).1)
     }
 
+    /// A name by the rules for a topic, event id or source: what breaks them can be stored nowhere.
+    pub(crate) fn name(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        check_name(name, &value)?;
+        Ok(Some(value))
+    }
+
     /// A whole number from `min` to `max`.
     pub(crate) fn number(&mut self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
+        let digits = value.bytes().all(|byte| byte.is_ascii_digit());
         match value.parse::<u64>() {
-            Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
+            Ok(number) if digits && (min..=max).contains(&number) => Ok(Some(number)),
             _ => Err(Problem::parameter(
                 name,
                 format!("a whole number from {min} to {max} is needed, not {value:?}"),
@@ -71,6 +82,21 @@ impl Parameters {
                 let words: Vec<&str> = allowed.iter().map(|(word, _)| *word).collect();
                 Problem::parameter(name, format!("{} is needed, not {value:?}", words.join(" or ")))
             })
+    }
+}
+
+/// Refuses a value that breaks the rules for names.
+pub(crate) fn check_name(name: &str, value: &str) -> Result<(), Problem> {
+    let chars = value.chars().count();
+    if chars == 0 {
+        Err(Problem::parameter(name, "must not be empty"))
+    } else if chars > MAX_NAME_CHARS {
+        let message = format!("must have at most {MAX_NAME_CHARS} characters, not {chars}");
+        Err(Problem::parameter(name, message))
+    } else if value.contains('\0') {
+        Err(Problem::parameter(name, "must not contain U+0000"))
+    } else {
+        Ok(())
     }
 }
 
@@ -120,6 +146,23 @@ mod tests {
     }
 
     #[test]
+    fn names_keep_the_rules_for_names() {
+        let longest = "é".repeat(MAX_NAME_CHARS);
+        for (value, allowed) in [
+            ("a", true),
+            (longest.as_str(), true),
+            ("", false),
+            ("a\0", false),
+            (&format!("{longest}a"), false),
+        ] {
+            let mut parameters = Parameters {
+                given: vec![("n", value.to_owned())],
+            };
+            assert_eq!(parameters.name("n").is_ok(), allowed, "{value:?}");
+        }
+    }
+
+    #[test]
     fn numbers_stay_in_their_range() {
         for (value, allowed) in [
             ("1", true),
@@ -128,6 +171,8 @@ mod tests {
             ("10", false),
             ("-1", false),
             ("", false),
+            ("+5", false),
+            ("05", true),
         ] {
             let mut parameters = Parameters {
                 given: vec![("n", value.to_owned())],

@@ -3,19 +3,21 @@
 
 use super::{
     App,
+    answers::{self, Reservation},
     documents::PublishProblems,
     error::{Kind, Problem},
     parameters::Parameters,
 };
 use crate::{
     event::{self, Batch, Outcome, Seq, Shape},
-    limits::PARSE_INLINE_BYTES,
+    ingest::SubmitError,
+    limits::{MAX_TOPICS, PARSE_INLINE_BYTES},
     store::{BatchOutcome, Placed},
 };
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
@@ -24,7 +26,8 @@ const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
 /// One event as it is sent.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Event, example = json!({
     "topic": "user.login",
     "event_id": "evt-001",
@@ -52,7 +55,8 @@ pub(crate) struct EventInput {
 }
 
 /// Events that are stored together or not at all.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Events)]
 #[allow(dead_code, reason = "describes what `event::parse` reads")]
 pub(crate) struct EventsInput {
@@ -61,8 +65,15 @@ pub(crate) struct EventsInput {
     events: Vec<EventInput>,
 }
 
+/// At least one event, at most `QUEUE_MAX_SIZE`.
+#[derive(Serialize, ToSchema)]
+#[schema(min_items = 1)]
+#[allow(dead_code, reason = "describes what `event::parse` reads")]
+pub(crate) struct EventArray(Vec<EventInput>);
+
 /// One event, an array of events, or `{"events":[…]}`.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
 #[schema(as = PublishBody)]
 #[allow(dead_code, reason = "describes what `event::parse` reads")]
 pub(crate) enum PublishInput {
@@ -71,10 +82,18 @@ pub(crate) enum PublishInput {
     One(EventInput),
     /// An array of events.
     #[schema(title = "Array")]
-    Many(Vec<EventInput>),
+    Many(EventArray),
     /// Events in an object.
     #[schema(title = "Wrapped")]
     Wrapped(EventsInput),
+}
+
+/// When a publish is answered.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "describes what `options` reads")]
+enum Ack {
+    Committed,
 }
 
 /// What became of a request's events. `received` = `accepted` + `duplicates`.
@@ -113,6 +132,7 @@ pub(crate) struct EventResult<'a> {
     /// `stored`, `duplicate`, or `conflict`: a duplicate with another payload.
     outcome: EventOutcome,
     /// Where the event stands in the log; of a duplicate, where the first one stands.
+    #[schema(value_type = u64)]
     seq: Seq,
 }
 
@@ -152,10 +172,11 @@ impl Serialize for Message {
 #[utoipa::path(
     post,
     path = "/publish",
+    operation_id = "publish",
     tag = "Publish",
     params(
         ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
-        ("ack" = Option<String>, Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+        ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
     ),
     request_body(
         description = "At most 16 MiB.",
@@ -180,10 +201,11 @@ pub(super) async fn publish(State(app): State<App>, request: Request) -> Result<
 #[utoipa::path(
     post,
     path = "/publish/batch",
+    operation_id = "publishBatch",
     tag = "Publish",
     params(
         ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
-        ("ack" = Option<String>, Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+        ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
     ),
     request_body(description = "At most 16 MiB.", content = EventsInput, content_type = "application/json"),
     responses(
@@ -204,14 +226,28 @@ async fn accept(app: &App, request: Request, shape: Shape) -> Result<Response, P
     let with_results = options(request.uri().query())?;
     let (body, room) = app.bodies.read(request.into_body(), app.patience).await?;
     let batch = parse(app, body, shape).await?;
-    let names = with_results.then(|| names(&batch));
-    match app.ingest.submit(batch, room).await? {
-        BatchOutcome::Committed(placed) => Ok(answer(&placed, names.as_deref())),
-        BatchOutcome::TooManyTopics { event } => Err(Problem::at(
+    // Before the events are stored: afterwards it is too late to refuse the request.
+    let results = match with_results {
+        true => {
+            // The names in the answer are never longer than in the body.
+            let bytes = batch.bytes() + batch.len() * answers::ENTRY_BYTES;
+            Some((names(&batch), app.answers.reserve(bytes).await?))
+        }
+        false => None,
+    };
+    match app.ingest.submit(batch, room).await {
+        Ok(BatchOutcome::Committed(placed)) => Ok(answer(&placed, results)),
+        Ok(BatchOutcome::TooManyTopics { event }) => Err(Problem::at(
             Kind::TooManyTopics,
             format!("events[{event}].topic"),
-            format!("events[{event}].topic: the store holds as many topics as it may; use one that is there"),
+            format!(
+                "events[{event}].topic: the store holds {MAX_TOPICS} topics, as many as it may; use one that is there"
+            ),
         )),
+        Err(SubmitError::Stopping) if !*app.stopping.borrow() => {
+            Err(Problem::new(Kind::StoreUnavailable, super::health::NO_COMMITTER))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -263,13 +299,14 @@ fn names(batch: &Batch) -> Vec<(String, String)> {
         .collect()
 }
 
-fn answer(placed: &[Placed], names: Option<&[(String, String)]>) -> Response {
+fn answer(placed: &[Placed], results: Option<(Vec<(String, String)>, Reservation)>) -> Response {
     let count = |outcome| placed.iter().filter(|placed| placed.outcome == outcome).count();
     let received = placed.len();
     let conflicts = count(Outcome::Conflict);
     let duplicates = count(Outcome::Duplicate) + conflicts;
     let accepted = received - duplicates;
-    let results = names.map(|names| {
+    let (names, room) = results.unzip();
+    let results = names.as_ref().map(|names| {
         placed
             .iter()
             .zip(names)
@@ -285,7 +322,7 @@ fn answer(placed: &[Placed], names: Option<&[(String, String)]>) -> Response {
             })
             .collect()
     });
-    super::json(&PublishedBody {
+    let body = PublishedBody {
         received,
         accepted,
         duplicates,
@@ -296,9 +333,21 @@ fn answer(placed: &[Placed], names: Option<&[(String, String)]>) -> Response {
             duplicates,
         },
         results,
-    })
-    .into_response()
+    };
+    match room {
+        Some(room) => {
+            let names = names.iter().flatten();
+            let expected = names
+                .map(|(topic, id)| topic.len() + id.len() + RESULT_BYTES)
+                .sum();
+            room.json(&body, expected)
+        }
+        None => super::json(&body),
+    }
 }
+
+/// About what an entry of the results takes beside its names.
+const RESULT_BYTES: usize = 96;
 
 enum ContentType {
     Json,

@@ -1,8 +1,11 @@
 //! `GET /stats`: the exact counters over the whole store, which survive restarts.
 
-use super::{App, documents::ReadProblems, error::Problem};
+use super::{App, answers, documents::ReadProblems, error::Problem, parameters::Parameters};
 use crate::limits::MAX_STATS_TOPICS;
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -45,20 +48,27 @@ pub(crate) struct StatsBody {
 #[utoipa::path(
     get,
     path = "/stats",
+    operation_id = "readStats",
     tag = "Read",
     responses(
         (status = 200, description = "The counters as of now.", body = StatsBody),
         ReadProblems,
     ),
 )]
-pub(super) async fn stats(State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn stats(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    Parameters::parse(raw.as_deref(), &[])?;
+    let room = app
+        .answers
+        .reserve(MAX_STATS_TOPICS * answers::NAME_BYTES + answers::ENTRY_BYTES)
+        .await?;
     let store = Arc::clone(&app.store);
     let (totals, topics) = app
         .queries
         .run(move || (store.totals(), store.topics(None, MAX_STATS_TOPICS)))
         .await?;
     let uptime_seconds = app.started.elapsed().as_secs();
-    Ok(super::json(&StatsBody {
+    let names: usize = topics.iter().map(|status| status.topic.len() + 3).sum();
+    let body = StatsBody {
         received: totals.accepted + totals.duplicates,
         unique_processed: totals.accepted,
         duplicate_dropped: totals.duplicates,
@@ -68,7 +78,8 @@ pub(super) async fn stats(State(app): State<App>) -> Result<Response, Problem> {
         queue_size: app.ingest.queued_events(),
         uptime_seconds,
         uptime_human: uptime_human(uptime_seconds),
-    }))
+    };
+    Ok(room.json(&body, names + answers::ENTRY_BYTES))
 }
 
 /// Hours, minutes and seconds.

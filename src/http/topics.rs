@@ -1,6 +1,6 @@
 //! `GET /topics`: every topic with its exact counts, a page at a time.
 
-use super::{App, documents::QueryProblems, error::Problem, parameters::Parameters};
+use super::{App, answers, documents::QueryProblems, error::Problem, parameters::Parameters};
 use crate::{
     event::{Seq, format_micros},
     limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT},
@@ -27,10 +27,12 @@ pub(crate) struct TopicBody {
     /// Those of `duplicates` that had another payload.
     conflicts: u64,
     /// The number of its first event.
+    #[schema(value_type = u64)]
     first_seq: Seq,
     /// When its first event was committed, in UTC with microseconds.
     first_processed_at: String,
     /// The number of its newest event.
+    #[schema(value_type = u64)]
     last_seq: Seq,
     /// When its newest event was committed, in UTC with microseconds.
     last_processed_at: String,
@@ -45,6 +47,7 @@ pub(crate) struct TopicsBody {
     /// The topics, in the byte order of their names.
     topics: Vec<TopicBody>,
     /// The cursor with which to go on; null when nothing is left.
+    #[schema(required = true)]
     next: Option<String>,
 }
 
@@ -67,9 +70,10 @@ impl From<TopicStatus> for TopicBody {
 #[utoipa::path(
     get,
     path = "/topics",
+    operation_id = "listTopics",
     tag = "Read",
     params(
-        ("limit" = Option<u64>, Query, description = "At most this many topics: 1 to 1000, default 100."),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "At most this many topics: 1 to 1000, default 100."),
         ("cursor" = Option<String>, Query, description = "Go on from here: `next` of another page."),
     ),
     responses(
@@ -86,6 +90,8 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
         Some(cursor) => Some(app.cursors.read_topics(&cursor)?),
         None => None,
     };
+    let entry_bytes = answers::NAME_BYTES + answers::ENTRY_BYTES;
+    let room = app.answers.reserve((limit + 1) * entry_bytes).await?;
     let store = Arc::clone(&app.store);
     // One more than asked for shows whether something is left.
     let mut found = app
@@ -99,9 +105,12 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
         .filter(|_| more)
         .map(|last| app.cursors.topics(&last.topic));
     let topics: Vec<TopicBody> = found.into_iter().map(TopicBody::from).collect();
-    Ok(super::json(&TopicsBody {
+    let names: usize = topics.iter().map(|topic| topic.topic.len()).sum();
+    let expected = names + (topics.len() + 1) * answers::ENTRY_BYTES;
+    let body = TopicsBody {
         count: topics.len(),
         topics,
         next,
-    }))
+    };
+    Ok(room.json(&body, expected))
 }

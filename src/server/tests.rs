@@ -44,6 +44,7 @@ impl Running {
             queue,
             health: Health::default(),
             timeouts,
+            places: 100,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(server.run(listener, async {
@@ -122,6 +123,7 @@ fn long() -> Timeouts {
         body_read: LONG,
         body_room: LONG,
         query: LONG,
+        write: LONG,
         linger: LONG,
         shutdown: LONG,
     }
@@ -162,13 +164,61 @@ async fn http_1_0_is_answered_and_closed() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_side_still_gets_its_answer() {
+async fn a_query_that_waits_ends_with_its_client() {
     let server = Running::start(long());
     let mut stream = server.connect().await;
-    stream.write_all(publish("1", "").as_bytes()).await.expect("sent");
+    let request = b"GET /events?order=asc&wait=30 HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request).await.expect("sent");
+    while server.store.pages() == 0 {
+        tokio::task::yield_now().await;
+    }
     stream.shutdown().await.expect("closed");
-    let answer = read_to_end(&mut stream).await;
-    assert!(answer.contains("\"accepted\":1"), "{answer}");
+    assert_eq!(
+        read_to_end(&mut stream).await,
+        "",
+        "closed, not answered after the wait"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answers_is_closed() {
+    let server = Running::start(Timeouts {
+        write: SHORT,
+        linger: SHORT,
+        ..long()
+    });
+    let mut stream = server.connect().await;
+    // Far more answers than sockets hold: the explorer's script has more than a megabyte.
+    let request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    stream.write_all(&request).await.expect("sent");
+    // Writable again and again until the server has closed its side.
+    while stream.write_all(b"\r\n").await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_head_that_is_half_there() {
+    let mut server = Running::start(long());
+    let mut fresh = server.connect().await;
+    fresh
+        .write_all(b"GET /health HTTP/1.1\r\nhost:")
+        .await
+        .expect("sent");
+    let mut used = server.connect().await;
+    used.write_all(publish("1", "").as_bytes()).await.expect("sent");
+    read_answer(&mut used).await;
+    used.write_all(b"GET /hea").await.expect("sent");
+    // All three connections were accepted in this order.
+    let mut silent = server.connect().await;
+    let mut last = server.connect().await;
+    last.write_all(publish("2", "").as_bytes()).await.expect("sent");
+    read_answer(&mut last).await;
+    server.stop();
+    for stream in [&mut fresh, &mut used, &mut silent, &mut last] {
+        assert_eq!(read_to_end(stream).await, "");
+    }
+    server.ended().await;
 }
 
 #[tokio::test]

@@ -80,6 +80,28 @@ fn every_shape_is_read() {
 }
 
 #[test]
+fn a_byte_order_mark_is_skipped() {
+    let two = format!("{GOOD}\n{}", with("event_id", "\"f\""));
+    for (body, shape, expected) in [
+        (GOOD.to_owned(), Shape::Any, vec!["e"]),
+        (format!("[{GOOD}]"), Shape::Any, vec!["e"]),
+        (format!(r#"{{"events":[{GOOD}]}}"#), Shape::Wrapped, vec!["e"]),
+        (two, Shape::Lines, vec!["e", "f"]),
+    ] {
+        let batch = read(format!("\u{feff}{body}"), shape).unwrap_or_else(|error| panic!("{error}: {body}"));
+        assert_eq!(ids(&batch), expected, "{body}");
+        assert_eq!(batch.events().next().unwrap().topic, "t");
+    }
+    assert_not_json("\u{feff}", "not JSON: the body is empty");
+    assert_not_json("\u{feff}x", "not JSON: expected value at line 1 column 1");
+    // Only at the start.
+    assert_not_json(
+        "\u{feff}\u{feff}{}",
+        "not JSON: expected value at line 1 column 1",
+    );
+}
+
+#[test]
 fn an_event_has_the_texts_that_were_sent() {
     let body = r#" { "payload" : { "b" : [ 1 , "\u0000é" ] } ,
         "source":"s \"q\" \ud83d\ude00","event_id":"ä","topic":"a\/b","timestamp":"2025-10-23T12:00:00.50+02:00"}"#;
@@ -169,16 +191,17 @@ fn a_body_of_another_type_is_refused() {
 
 #[test]
 fn no_events_at_all_are_refused() {
-    for (body, shape) in [
-        ("[]", Shape::Any),
-        (r#"{"events":[]}"#, Shape::Any),
-        (r#"{"events":[ ]}"#, Shape::Wrapped),
-        ("", Shape::Lines),
-        ("\n \r\n\n", Shape::Lines),
+    for (body, shape, place) in [
+        ("[]", Shape::Any, "body"),
+        (r#"{"events":[]}"#, Shape::Any, "events"),
+        (r#"{"events":[ ]}"#, Shape::Wrapped, "events"),
+        ("", Shape::Lines, "body"),
+        ("\n \r\n\n", Shape::Lines, "body"),
+        ("\u{feff}\n", Shape::Lines, "body"),
     ] {
         let expected = (
             ParseErrorKind::Invalid,
-            "body: must have at least one event".to_owned(),
+            format!("{place}: must have at least one event"),
         );
         assert_eq!(refused(body, shape), expected);
     }
@@ -188,11 +211,11 @@ fn no_events_at_all_are_refused() {
 fn the_wrapper_has_one_field_only() {
     assert_invalid(
         &format!(r#"{{"events":[{GOOD}],"more":1}}"#),
-        "unknown field `more` beside `events`; no other is allowed",
+        "more: unknown field; beside `events` no other is allowed",
     );
     assert_invalid(
         &format!(r#"{{"events":[{GOOD}],"events":[{GOOD}]}}"#),
-        "duplicate field `events`",
+        "events: duplicate field",
     );
     for (body, found) in [
         (GOOD, "but its first field is not `events`"),
@@ -208,28 +231,33 @@ fn the_wrapper_has_one_field_only() {
 
 #[test]
 fn fields_are_known_single_and_complete() {
-    assert_invalid("{}", "missing field `topic`");
-    assert_invalid(&GOOD.replace(r#""source":"s","#, ""), "missing field `source`");
-    let fields = "expected one of `topic`, `event_id`, `timestamp`, `source`, `payload`";
+    assert_invalid("{}", "topic: missing field");
+    let without_source = GOOD.replace(r#""source":"s","#, "");
+    assert_invalid(&without_source, "source: missing field");
+    assert_invalid(
+        &format!("[{GOOD},{without_source}]"),
+        "events[1].source: missing field",
+    );
+    let fields = "unknown field; an event has `topic`, `event_id`, `timestamp`, `source`, `payload`";
     assert_invalid(
         &format!("[{GOOD},{}]", GOOD.replacen('{', r#"{"foo":1,"#, 1)),
-        &format!("events[1]: unknown field `foo`, {fields}"),
+        &format!("events[1].foo: {fields}"),
     );
+    assert_invalid(&GOOD.replace("payload", "events"), &format!("events: {fields}"));
+    assert_invalid(&GOOD.replace("source", "Topic"), &format!("Topic: {fields}"));
+    assert_invalid(&GOOD.replace("source", "a b"), &format!("[\"a b\"]: {fields}"));
+    let long = "x".repeat(300);
     assert_invalid(
-        &GOOD.replace("payload", "events"),
-        &format!("unknown field `events`, {fields}"),
-    );
-    assert_invalid(
-        &GOOD.replace("source", "Topic"),
-        &format!("unknown field `Topic`, {fields}"),
+        &GOOD.replace("source", &long),
+        &format!("{}…: {fields}", &long[..40]),
     );
     assert_invalid(
         &GOOD.replacen('{', r#"{"topic":"u","#, 1),
-        "duplicate field `topic`",
+        "topic: duplicate field",
     );
     assert_invalid(
         &GOOD.replacen('{', r#"{"t\u006fpic":"u","#, 1),
-        "duplicate field `topic`",
+        "topic: duplicate field",
     );
 }
 
@@ -352,7 +380,7 @@ fn errors_in_ndjson_name_the_line() {
             ParseErrorKind::Invalid,
             "line 3: must be an event (an object), not an array",
         ),
-        ("{}", ParseErrorKind::Invalid, "line 3: missing field `topic`"),
+        ("{}", ParseErrorKind::Invalid, "line 3: topic: missing field"),
         (
             &with("source", "\"\""),
             ParseErrorKind::Invalid,
@@ -448,8 +476,10 @@ proptest! {
         ]
     ) {
         // `from_slice` would not check the UTF-8 of what it ignores.
-        let is_json = std::str::from_utf8(&body)
-            .is_ok_and(|body| serde_json::from_str::<IgnoredAny>(body).is_ok());
+        let is_json = std::str::from_utf8(&body).is_ok_and(|body| {
+            let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+            serde_json::from_str::<IgnoredAny>(body).is_ok()
+        });
         match read(body.clone(), Shape::Any) {
             Ok(_) => prop_assert!(is_json),
             Err(error) => {

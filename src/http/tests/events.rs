@@ -105,6 +105,7 @@ async fn filters_hold_together() {
 #[tokio::test]
 async fn wrong_parameters_are_named() {
     let fixture = Fixture::new();
+    let long = format!("topic={}", "x".repeat(256));
     for (query, part) in [
         (
             "limit=0",
@@ -112,6 +113,11 @@ async fn wrong_parameters_are_named() {
         ),
         ("limit=1001", "limit: a whole number from 1 to 1000"),
         ("limit=ten", "limit: "),
+        ("limit=%2B5", "limit: "),
+        ("topic=", "topic: must not be empty"),
+        ("source=", "source: must not be empty"),
+        ("topic=a%00", "topic: must not contain U+0000"),
+        (&long, "topic: must have at most 255 characters, not 256"),
         ("order=up", "order: asc or desc is needed, not \"up\""),
         ("topics=a", "topics: unknown parameter"),
         ("topic=a&topic=b", "topic: given more than once"),
@@ -263,6 +269,11 @@ async fn path_parts_are_decoded_one_by_one() {
         .get("/events/%FF/b")
         .await
         .assert_problem(422, "invalid-parameter", "UTF-8");
+    fixture.get("/events/a/b%00").await.assert_problem(
+        422,
+        "invalid-parameter",
+        "event_id: must not contain U+0000",
+    );
     fixture
         .get("/events/a/b?x=1")
         .await

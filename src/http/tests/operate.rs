@@ -96,6 +96,24 @@ async fn a_stopping_server_is_alive_but_not_ready() {
 }
 
 #[tokio::test]
+async fn parameters_that_mean_nothing_are_refused() {
+    let fixture = Fixture::new();
+    for path in [
+        "/stats",
+        "/health",
+        "/readyz",
+        "/livez",
+        "/topics",
+        "/events",
+        "/events/t/e",
+    ] {
+        let answer = fixture.get(&format!("{path}?colour=red")).await;
+        answer.assert_problem(422, "invalid-parameter", "colour: unknown parameter");
+    }
+    assert_eq!(fixture.get("/metrics?colour=red").await.status, 200);
+}
+
+#[tokio::test]
 async fn unknown_paths_and_methods_are_problems() {
     let fixture = Fixture::new();
     fixture
@@ -151,7 +169,13 @@ async fn metrics_count_events_and_requests() {
     fixture.fill("t", 1..3).await;
     fixture.fill("t", 1..2).await;
     fixture.get("/nope").await;
-    let answer = fixture.get("/metrics").await;
+    let prometheus = Request::get("/metrics")
+        .header(
+            header::ACCEPT,
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1",
+        )
+        .body(Body::empty());
+    let answer = fixture.send(prometheus.expect("valid")).await;
     assert_eq!(
         answer.header(header::CONTENT_TYPE),
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -171,4 +195,26 @@ async fn metrics_count_events_and_requests() {
         assert!(answer.text.contains(line), "{line} is not in\n{}", answer.text);
     }
     assert!(answer.text.ends_with("# EOF\n"));
+    let samples = |text: &str| -> std::collections::BTreeSet<String> {
+        let names = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split([' ', '{']).next());
+        names.map(str::to_owned).collect()
+    };
+    let older = fixture.get("/metrics").await;
+    assert_eq!(
+        older.header(header::CONTENT_TYPE),
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    assert_eq!(samples(&older.text), samples(&answer.text));
+    for line in [
+        "# TYPE oncelog_events_received_total counter\n",
+        "# TYPE oncelog_build_info gauge\n",
+        "# TYPE oncelog_http_request_duration_seconds histogram\n",
+        "# TYPE oncelog_healthy gauge\n",
+    ] {
+        assert!(older.text.contains(line), "{line} is not in\n{}", older.text);
+    }
+    assert!(!older.text.contains("# EOF") && !older.text.contains("# UNIT"));
 }

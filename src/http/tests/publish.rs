@@ -199,6 +199,50 @@ impl axum::body::HttpBody for Chunks {
     }
 }
 
+/// A body that announces the most there may be, and sends one byte.
+struct Silent(Option<bytes::Bytes>);
+
+impl axum::body::HttpBody for Silent {
+    type Data = bytes::Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, std::io::Error>>> {
+        match self.0.take() {
+            Some(bytes) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(bytes)))),
+            None => std::task::Poll::Pending,
+        }
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::SizeHint::with_exact(MAX_BODY_BYTES as u64)
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_only_announced_keep_nobody_out() {
+    let fixture = Fixture::new();
+    let silent: Vec<_> = (0..10)
+        .map(|_| {
+            let request = Request::post("/publish")
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Body::new(Silent(Some(bytes::Bytes::from_static(b"[")))));
+            tokio::spawn(fixture.api.clone().handle(request.expect("valid")))
+        })
+        .collect();
+    let held = format!("oncelog_request_bodies_bytes {}\n", 10 << 10);
+    while !fixture.get("/metrics").await.text.contains(&held) {
+        tokio::task::yield_now().await;
+    }
+    let answer = fixture.post("/publish", event("t", "1").to_string()).await;
+    assert_eq!(answer.json()["accepted"], 1);
+    for request in silent {
+        request.abort();
+    }
+}
+
 #[tokio::test]
 async fn a_body_in_many_chunks_is_put_together() {
     let fixture = Fixture::new();
@@ -252,15 +296,22 @@ async fn one_topic_too_many_is_422_with_its_place() {
     let fixture = Fixture::new();
     fixture.store.set_fault(Fault::Topics);
     let answer = fixture.post("/publish", event("t", "1").to_string()).await;
-    answer.assert_problem(422, "too-many-topics", "events[0].topic: ");
+    answer.assert_problem(
+        422,
+        "too-many-topics",
+        "events[0].topic: the store holds 100000 topics",
+    );
     assert_eq!(answer.json()["place"], "events[0].topic");
 }
 
 #[tokio::test]
-async fn a_stopped_committer_is_503() {
+async fn a_committer_that_is_gone_is_told_from_a_server_that_stops() {
     let fixture = Fixture::new();
     fixture.ingest.stop();
     fixture.wait_for_committer().await;
+    let answer = fixture.post("/publish", event("t", "1").to_string()).await;
+    answer.assert_problem(503, "store-unavailable", "restart the server");
+    fixture.stop.send_replace(true);
     let answer = fixture.post("/publish", event("t", "1").to_string()).await;
     answer.assert_problem(503, "stopping", "");
 }
@@ -275,4 +326,26 @@ async fn bodies_give_their_room_back() {
         .assert_problem(400, "not-json", "");
     let metrics = fixture.get("/metrics").await.text;
     assert!(metrics.contains("oncelog_request_bodies_bytes 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn answers_hold_their_room_until_they_are_read() {
+    let fixture = Fixture::new();
+    fixture.fill("t", 0..3).await;
+    for path in ["/events", "/events/t/e0", "/topics", "/stats"] {
+        let request = Request::get(path).body(Body::empty()).expect("valid");
+        let unread = fixture.api.clone().handle(request).await;
+        let metrics = fixture.get("/metrics").await.text;
+        assert!(
+            !metrics.contains("oncelog_answers_bytes 0\n"),
+            "{path}: {metrics}"
+        );
+        drop(unread);
+        let metrics = fixture.get("/metrics").await.text;
+        assert!(metrics.contains("oncelog_answers_bytes 0\n"), "{path}: {metrics}");
+    }
+    let body = event("t", "e1").to_string();
+    fixture.post("/publish?results=true", body).await;
+    let metrics = fixture.get("/metrics").await.text;
+    assert!(metrics.contains("oncelog_answers_bytes 0\n"), "{metrics}");
 }
