@@ -41,16 +41,7 @@ impl Simulate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let json = self.json;
         let report = block_on_all_processors(self.check())?;
-        if json {
-            output::print_json(&report)?;
-        } else {
-            output::print(&report)?;
-        }
-        if report.passed() {
-            Ok(())
-        } else {
-            Err(Failure::Reported)
-        }
+        output::print_verdict(&report, json, report.passed())
     }
 
     async fn check(self) -> Result<Report, Failure> {
