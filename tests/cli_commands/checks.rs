@@ -30,6 +30,7 @@ fn simulate_notices_a_server_that_counts_wrong() {
     let stats = "{\"received\":0,\"unique_processed\":0,\"duplicate_dropped\":0,\"conflicts\":0,\"topics\":[],\
         \"queue_size\":0,\"uptime_human\":\"0h 0m 0s\"}";
     let mut script = vec![
+        Reaction::Answer("404 Not Found", String::new()),
         Reaction::Answer(
             "200 OK",
             "{\"events\":[],\"next\":\"c\",\"caught_up\":true}".to_owned(),
@@ -52,6 +53,19 @@ fn simulate_notices_a_server_that_counts_wrong() {
         line.contains("expected 1 sent, 1 accepted, 0 duplicates"),
         "{report}"
     );
+}
+
+#[test]
+fn simulate_says_at_once_that_a_server_takes_too_few_events_in_a_request() {
+    let folder = folder();
+    std::fs::write(folder.path().join(".env"), "QUEUE_MAX_SIZE=69").unwrap();
+    let server = Server::start(folder.path());
+    let output = run(folder.path(), &["simulate", "--url", &server.url]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("QUEUE_MAX_SIZE=70 or more"), "{message}");
+    let stats = json(&run(folder.path(), &["stats", "--json", "--url", &server.url]));
+    assert_eq!(stats["received"], 0);
 }
 
 #[test]
@@ -111,7 +125,10 @@ fn bench_fails_when_a_check_fails_and_repeats_a_seed_as_duplicates() {
     assert!(report.contains(" there already)"), "{report}");
     assert!(report.contains("\nduplication rate  100.0 %\n"), "{report}");
 
-    let output = run(folder.path(), &[&arguments[..], &["--min-events", "5001"]].concat());
+    let output = run(
+        folder.path(),
+        &[&arguments[..], &["--min-events", "5001"]].concat(),
+    );
     assert_eq!(output.status.code(), Some(1));
     let report = text(&output.stdout);
     assert!(
