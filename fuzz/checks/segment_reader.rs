@@ -1,9 +1,6 @@
 //! What has to hold for every segment file, whole or not. Shared by the fuzz target and the test that replays its corpus.
 
-#![allow(
-    clippy::expect_used,
-    reason = "a check of a fuzz target fails by panicking"
-)]
+#![allow(clippy::expect_used, reason = "a check of a fuzz target fails by panicking")]
 
 use oncelog::{
     event::Key,

@@ -363,7 +363,11 @@ mod tests {
         };
         let repeated = with_accepted(1_000);
         assert_eq!(failed(&repeated), [""; 0]);
-        assert!(repeated.to_string().contains("7,000 unique sent (6,000 there already)"));
+        assert!(
+            repeated
+                .to_string()
+                .contains("7,000 unique sent (6,000 there already)")
+        );
         assert_eq!(failed(&with_accepted(7_001)), ["every answer's counts exact"]);
     }
 
