@@ -22,6 +22,7 @@ const SMALL: Settings = Settings {
     filter_keys: 16,
     max_frozen_tails: 2,
     time_block_events: 4,
+    retry: std::time::Duration::from_millis(1),
 };
 
 /// An event as tests write it.
