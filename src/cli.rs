@@ -139,7 +139,7 @@ impl From<ConfigError> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::Failed(error.to_string())
+        Self::Failed(output::printable(&error.to_string()).into_owned())
     }
 }
 

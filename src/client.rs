@@ -261,6 +261,17 @@ impl Client {
 }
 
 impl Answer {
+    /// The stable name of the problem that an answer with an error is about, such as `too-many-topics`: the last part
+    /// of its `type`.
+    pub fn problem_name(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Problem {
+            r#type: String,
+        }
+        let problem: Problem = serde_json::from_slice(&self.body).ok()?;
+        problem.r#type.rsplit('/').next().map(str::to_owned)
+    }
+
     /// What an answer with an error says about it: the `detail` of the problem, or the start of the body.
     pub fn detail(&self) -> String {
         #[derive(Deserialize)]

@@ -6,6 +6,8 @@
 //! store cannot commit, it is tried again without traffic, so that it recovers by itself.
 
 mod report;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     event::Batch,
@@ -119,19 +121,15 @@ impl Committer {
                     None => break,
                 }
             }
-            let committed = if turn.submissions.is_empty() {
-                Ok(())
-            } else {
-                self.commit(turn.submissions)
-            };
+            let submissions = turn.submissions;
+            let committed = (!submissions.is_empty()).then(|| self.commit(submissions));
             // The answers are out; what is left to do delays the next commit only. After a failed commit too, if it
             // was asked for: what is ready to be listed may be what the commit lacked.
-            let maintained = if committed.is_ok() || turn.maintain {
-                self.writer.maintain()
-            } else {
-                Ok(())
-            };
-            self.note(&committed.and(maintained));
+            let maintain = turn.maintain || matches!(committed, Some(Ok(())));
+            let maintained = maintain.then(|| self.writer.maintain());
+            if let Some(result) = [committed, maintained].into_iter().flatten().reduce(Result::and) {
+                self.note(&result);
+            }
             if turn.stop {
                 break;
             }

@@ -113,6 +113,10 @@ pub const MAX_COMMIT_BYTES: usize = 8 << 20;
 pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// While the store cannot commit, it is tried this often without any traffic.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after the first failure to rebuild a damaged index segment; it doubles with each further one.
+pub const REPAIR_BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// Largest pause of that.
+pub const REPAIR_BACKOFF_MOST: Duration = Duration::from_mins(5);
 /// How long a connection to the SQLite file waits for another one's lock before it gives up.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The page size of the SQLite file.
@@ -122,11 +126,18 @@ pub const SQLITE_WRITER_CACHE_KIB: i64 = 16 << 10;
 /// Cache of each reading connection, in KiB. There are at most [`MAX_CONCURRENT_QUERIES`] of them and a few in the
 /// background.
 pub const SQLITE_READER_CACHE_KIB: i64 = 1 << 10;
-/// Beyond this size of the write-ahead log the committer copies it back itself and waits for readers, however long
-/// that takes: the background could not keep up.
+/// Beyond this size of the write-ahead log the committer waits for the background, which could not keep up, and for
+/// readers. A log that was larger is cut to this size when it is started over.
 pub const MAX_WAL_BYTES: u64 = 64 << 20;
-/// How long such a checkpoint of the committer's waits for readers before it gives up for now.
+/// How long the committer waits for readers before a checkpoint gives up for now; and, as many times as the log is
+/// larger than [`MAX_WAL_BYTES`], for the background's checkpoint.
 pub const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
+/// Most that the committer waits for the background's checkpoint after one commit.
+pub const MAX_CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
+/// How long a start waits for other programs that read the file before it is refused.
+pub const SETTLE_WAIT: Duration = Duration::from_secs(10);
+/// Pause between two tries of that.
+pub const SETTLE_RETRY: Duration = Duration::from_millis(20);
 /// The background hands the rest of a checkpoint to the committer when at most this much was written meanwhile.
 pub const CHECKPOINT_REST_BYTES: u64 = 1 << 20;
 /// Rounds of a checkpoint in the background before the committer does the rest, however much it is.
@@ -140,15 +151,18 @@ pub const MIN_COUNTER_FOLD_BYTES: u64 = 64 << 10;
 pub const READ_SLICE_BYTES: usize = 4 << 20;
 /// Threads that read the log when the index's tail is rebuilt.
 pub const MAX_RECOVERY_READERS: usize = 4;
-/// Rows that such a thread reads at a time.
+/// Rows that such a thread hands over at a time.
 pub const RECOVERY_CHUNK_ROWS: u64 = 16 << 10;
 /// How often a backup starts over because a merge has removed an index segment that it was about to open.
 pub const BACKUP_TRIES: u32 = 10;
 /// Hashes of identities that `verify` holds in memory at once, in 8 bytes each; a larger log is read more often.
-pub const VERIFY_IDENTITIES: u64 = 16 << 20;
+pub const VERIFY_IDENTITIES: u64 = 32 << 20;
+/// Slices of the log that `verify` reads ahead of the check of a segment.
+pub const VERIFY_SLICES_AHEAD: usize = 16;
 /// Examples that a check of `verify` names before it only counts.
 pub const VERIFY_EXAMPLES: usize = 3;
-/// Rows that one INSERT adds to the log; several at once spare SQLite the way to the log's end for each.
+/// Rows that one INSERT adds to the log. A statement goes down the tree to the log's end once, however many rows it
+/// has; 32 make that way cheap, and the statement's text and its parameters stay few (SQLite allows 32,766).
 pub const INSERT_ROWS: usize = 32;
 /// How long a commit waits for room in the index before it fails.
 pub const INDEX_WAIT: Duration = Duration::from_secs(10);

@@ -19,7 +19,7 @@ pub trait Writer: Send {
     fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError>;
 
     /// Does what background work has left for the writer (listing new index segments, checkpoints). Called after each
-    /// commit, and when [`Maintenance`] was asked for.
+    /// commit, and when [`Maintenance`] was asked for. An error says that commits fail, or may fail, until it is gone.
     fn maintain(&mut self) -> Result<(), CommitError>;
 
     /// Commits a change without events, to find out whether the store can commit again.

@@ -5,12 +5,15 @@
 use oncelog::{cli, config::SETTINGS};
 use std::process::Command;
 
+/// The program without any setting of the caller's environment.
+fn oncelog() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oncelog"));
+    command.env_clear();
+    command
+}
+
 fn help(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_oncelog"))
-        .args(arguments)
-        .arg("--help")
-        .output()
-        .unwrap();
+    let output = oncelog().args(arguments).arg("--help").output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -63,10 +66,7 @@ fn wrong_usage_ends_with_2() {
         &["no-such-command"],
         &["stats", "--url", "https://x"],
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_oncelog"))
-            .args(arguments)
-            .output()
-            .unwrap();
+        let output = oncelog().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!output.stderr.is_empty());
     }

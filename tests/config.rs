@@ -331,6 +331,7 @@ fn wrong_settings_end_the_program_with_2_and_a_message() {
     for arguments in [&["serve", "--port", "http"][..], &["--port", "http"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_oncelog"))
             .args(arguments)
+            .env_clear()
             .current_dir(TempDir::new().unwrap().path())
             .output()
             .unwrap();

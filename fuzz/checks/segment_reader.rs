@@ -1,5 +1,7 @@
 //! What has to hold for every segment file, whole or not. Shared by the fuzz target and the test that replays its corpus.
 
+#![allow(clippy::expect_used, reason = "a check of a fuzz target fails by panicking")]
+
 use oncelog::{
     event::Key,
     index::{Direction, Index, SegmentName, Settings, file_name, verify},

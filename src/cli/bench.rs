@@ -14,6 +14,9 @@ use report::Report;
 use source::Source;
 use workload::Workload;
 
+/// Whole numbers below this survive programs that read JSON's numbers as doubles, such as jq.
+const EXACT_IN_JSON: u64 = 1 << 53;
+
 /// Measure the server under load, and check the result
 ///
 /// Events are about 330 bytes of JSON each. Requests are made ahead of the measurement while they fit into 2 GiB.
@@ -46,7 +49,7 @@ pub(super) struct Bench {
     /// Requests a second, due at fixed times (default: as fast as answers come)
     #[arg(long, value_name = "REQUESTS", value_parser = super::above_zero)]
     rate: Option<f64>,
-    /// Repeat the events of an earlier run; all are duplicates then (default: random)
+    /// Repeat the events of an earlier run; those that are stored already are duplicates then (default: random)
     #[arg(long)]
     seed: Option<u64>,
     /// Fail when fewer events were received
@@ -78,7 +81,7 @@ impl Bench {
             health::check(&mut client)
                 .await?
                 .map_err(|problem| Failure::Failed(format!("{} is not healthy: {problem}", client.base())))?;
-            let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+            let seed = self.seed.unwrap_or_else(|| fastrand::u64(..EXACT_IN_JSON));
             let workload = Workload::new(&self, seed);
             let source = make_source(&workload, &self).await?;
             let load = Load {
@@ -96,16 +99,7 @@ impl Bench {
                 Err(error) => Err(error.to_string()),
             };
             let report = Report::new(&self, seed, measured?, health);
-            if self.json {
-                output::print_json(&report)?;
-            } else {
-                output::print(&report)?;
-            }
-            if report.passed() {
-                Ok(())
-            } else {
-                Err(Failure::Reported)
-            }
+            output::print_verdict(&report, self.json, report.passed())
         })
     }
 }

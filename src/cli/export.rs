@@ -1,5 +1,7 @@
 //! `oncelog export`: all events as lines that `oncelog publish` takes, up to the newest one at the start.
 
+mod destination;
+
 use super::{
     Failure, block_on,
     events::{Page, Parameters, on_one_line},
@@ -7,12 +9,12 @@ use super::{
     server_arguments::ServerArguments,
 };
 use crate::{client::Client, limits::MAX_PAGE_LIMIT};
+use destination::Destination;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{
-    fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -22,7 +24,8 @@ const MAX_ATTEMPTS: u32 = 10;
 /// Write all events, one JSON object a line, oldest first
 ///
 /// The lines are what `oncelog publish` takes. Payloads are the bytes that were sent; only line breaks between their
-/// tokens become blanks. Events that are stored after the start are not part of it.
+/// tokens become blanks. Events that are stored after the start are not part of it. A file appears under its name, or
+/// replaces the one that is there, only when all is written.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog export events.ndjson\n  \
@@ -85,11 +88,21 @@ impl Export {
         let mut output = self.open()?;
         let progress = progress::counter(newest, "events");
         if newest > 0 {
-            self.write_up_to(newest, &mut client, &mut output, &progress)
-                .await?;
+            let is_to_be_tidied = output.is_unfinished_file();
+            let writing = self.write_up_to(newest, &mut client, &mut output, &progress);
+            if is_to_be_tidied {
+                // An interrupt does not end the process at once, so that what was begun is removed. Not for a pipe: a
+                // write to it may wait for its reader for ever.
+                tokio::select! {
+                    result = writing => result?,
+                    _ = tokio::signal::ctrl_c() => return Err(Failure::Failed("interrupted".to_owned())),
+                }
+            } else {
+                writing.await?;
+            }
         }
         progress.finish_and_clear();
-        output.flush().map_err(|error| self.cannot_write(error))
+        output.finish().map_err(|error| self.cannot_write(error))
     }
 
     async fn write_up_to(
@@ -129,13 +142,11 @@ impl Export {
         }
     }
 
-    fn open(&self) -> Result<BufWriter<Box<dyn Write>>, Failure> {
-        let output: Box<dyn Write> = if self.file == Path::new("-") {
-            Box::new(io::stdout())
-        } else {
-            Box::new(File::create(&self.file).map_err(|error| self.cannot_write(error))?)
-        };
-        Ok(BufWriter::new(output))
+    fn open(&self) -> Result<Destination, Failure> {
+        if self.file == Path::new("-") {
+            return Ok(Destination::stdout());
+        }
+        Destination::file(&self.file).map_err(|error| self.cannot_write(error))
     }
 
     fn cannot_write(&self, error: io::Error) -> Failure {

@@ -67,12 +67,13 @@ pub(super) async fn check(client: &mut Client) -> Result<Result<String, String>,
 }
 
 fn in_words(answer: &Answer) -> String {
-    match serde_json::from_slice(&answer.body) {
+    let words = match serde_json::from_slice(&answer.body) {
         Ok(Status {
             status,
             reason: Some(reason),
         }) => format!("{status}: {reason}"),
         Ok(Status { status, reason: None }) => status,
         Err(_) => answer.detail(),
-    }
+    };
+    output::printable(&words).into_owned()
 }

@@ -3,6 +3,7 @@
 use super::Failure;
 use serde::Serialize;
 use std::{
+    borrow::Cow,
     fmt::Display,
     io::{Write, stdout},
 };
@@ -21,7 +22,43 @@ pub(super) fn print(text: &impl Display) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Lines of names and values, the values in one column.
+/// Prints what a command found, as JSON or for people, and fails when it is not as it must be.
+pub(super) fn print_verdict(
+    found: &(impl Serialize + Display),
+    json: bool,
+    passed: bool,
+) -> Result<(), Failure> {
+    if json {
+        print_json(found)?;
+    } else {
+        print(found)?;
+    }
+    if passed { Ok(()) } else { Err(Failure::Reported) }
+}
+
+/// Text of a server's or a stranger's making, fit for a terminal on one line: control characters, and characters that
+/// turn the direction of writing, are shown as escapes, so that a name can neither steer a terminal nor pass for
+/// another line.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    let is_unsafe = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_unsafe(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Lines of names and values, the values in one column and [`printable`].
 pub(super) fn columns<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let rows: Vec<_> = rows.into_iter().collect();
     let width = rows
@@ -30,7 +67,7 @@ pub(super) fn columns<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> 
         .max()
         .unwrap_or_default();
     rows.iter()
-        .map(|(name, value)| format!("{name:width$}  {value}\n"))
+        .map(|(name, value)| format!("{name:width$}  {}\n", printable(value)))
         .collect()
 }
 
@@ -61,5 +98,15 @@ mod tests {
     fn values_stand_in_one_column() {
         let text = columns([("a", "1".to_owned()), ("long name", "2".to_owned())]);
         assert_eq!(text, "a          1\nlong name  2\n");
+    }
+
+    #[test]
+    fn a_name_can_neither_steer_a_terminal_nor_pass_for_another_line() {
+        assert_eq!(printable("plain é\\"), "plain é\\");
+        assert_eq!(
+            printable("a\u{1b}[2J\nok\u{9b}\u{202e}"),
+            "a\\u{1b}[2J\\nok\\u{9b}\\u{202e}"
+        );
+        assert_eq!(columns([("topics", "\r".to_owned())]), "topics  \\r\n");
     }
 }

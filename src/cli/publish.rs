@@ -19,12 +19,14 @@ use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 use tokio::task::JoinSet;
 
 /// Send events, one JSON object a line, until each is stored
 ///
-/// A request that fails is sent again, with growing waits, until the server answers: a duplicate does no harm. A line
+/// A request that fails is sent again, with growing waits, until the server answers, for as long as that takes unless
+/// --give-up-after sets a bound: a duplicate does no harm. A line
 /// that is not a valid event is reported with its number and left out; the exit code is 1 then. After a crash just run
 /// it again.
 #[derive(clap::Args)]
@@ -46,6 +48,9 @@ pub(super) struct Publish {
     /// Connections that send at the same time; 1 keeps the order of the lines
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=MAX_CLIENT_CONNECTIONS as u64))]
     connections: u64,
+    /// End with exit code 1 when one request was not taken for so long (default: try for ever)
+    #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
+    give_up_after: Option<f64>,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -84,7 +89,12 @@ impl Publish {
 
     async fn send(&self) -> Result<Summary, Failure> {
         let (progress, lines) = self.open()?;
-        let shared = Arc::new(sender::Shared::new(lines, progress.clone(), self.input_name()));
+        let shared = Arc::new(sender::Shared::new(
+            lines,
+            progress.clone(),
+            self.input_name(),
+            self.give_up_after.map(Duration::from_secs_f64),
+        ));
         let mut senders = JoinSet::new();
         for _ in 0..self.connections {
             senders.spawn(Sender::new(self.server.client(), shared.clone()).run());

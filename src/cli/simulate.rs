@@ -18,7 +18,7 @@ use std::sync::Arc;
 ///
 /// Sends new events, re-sends, duplicates inside batches, races and requests whose answer is lost; compares every
 /// answer, the counters and the stored events with what must come of it. Nothing else may publish to the server
-/// meanwhile. Exit code 1 when something is not as it must be.
+/// meanwhile, and it must take requests of 70 events. Exit code 1 when something is not as it must be.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog simulate\n  \
@@ -41,20 +41,12 @@ impl Simulate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let json = self.json;
         let report = block_on_all_processors(self.check())?;
-        if json {
-            output::print_json(&report)?;
-        } else {
-            output::print(&report)?;
-        }
-        if report.passed() {
-            Ok(())
-        } else {
-            Err(Failure::Reported)
-        }
+        output::print_verdict(&report, json, report.passed())
     }
 
     async fn check(self) -> Result<Report, Failure> {
         let mut client = self.server.client();
+        checks::queue_is_large_enough(&mut client).await?;
         let before = Before::take(&mut client).await?;
         let run = Arc::new(Run::new(self.server.clone(), self.events, self.connections));
         let mut report = Report::default();

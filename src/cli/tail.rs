@@ -60,7 +60,10 @@ impl Tail {
                 Ok(page) => return Ok(page),
                 Err(error) if error.is_passing() => {
                     if backoff.failures() == 0 {
-                        eprintln!("{error}; trying again until it works");
+                        eprintln!(
+                            "{}; trying again until it works",
+                            output::printable(&error.to_string())
+                        );
                     }
                     sleep(backoff.next_wait(None)).await;
                 }

@@ -2,15 +2,17 @@
 
 use super::{
     Failure,
-    output::{self, grouped},
+    output::{self, grouped, printable},
     progress,
 };
 use crate::store::sqlite::{self, VerifyReport};
-use std::path::PathBuf;
+use serde::Serialize;
+use std::{fmt, path::PathBuf};
 
-/// Check a store or a backup from end to end; changes nothing
+/// Check a store or a backup from end to end; changes nothing in it
 ///
-/// No server may be using it: stop the server, or make a backup and check that. Exit code 1 when something is wrong.
+/// No server may be using it: stop the server, or make a backup and check that. To keep servers out meanwhile, a file
+/// `<PATH>.lock` is made beside it, unless that is on a read-only file system. Exit code 1 when something is wrong.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog verify /mnt/backup/monday.db\n  \
@@ -32,29 +34,39 @@ impl Verify {
         });
         bar.finish_and_clear();
         let report = report.map_err(|error| Failure::Failed(error.to_string()))?;
-        if self.json {
-            output::print_json(&report)?;
-        } else {
-            output::print(&table(&report))?;
-        }
-        if report.is_sound() {
-            Ok(())
-        } else {
-            Err(Failure::Reported)
+        let verdict = Verdict::new(&report);
+        output::print_verdict(&verdict, self.json, verdict.passed)
+    }
+}
+
+/// What was found, and what it comes to.
+#[derive(Serialize)]
+struct Verdict<'a> {
+    passed: bool,
+    #[serde(flatten)]
+    report: &'a VerifyReport,
+}
+
+impl<'a> Verdict<'a> {
+    fn new(report: &'a VerifyReport) -> Self {
+        Self {
+            passed: report.is_sound(),
+            report,
         }
     }
 }
 
-fn table(report: &VerifyReport) -> String {
-    let lines: String = report
-        .checks
-        .iter()
-        .map(|check| match &check.problem {
-            None => format!("ok    {}\n", check.name),
-            Some(problem) => format!("FAIL  {}: {problem}\n", check.name),
-        })
-        .collect();
-    format!("{lines}{} events\n", grouped(report.events))
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for check in &self.report.checks {
+            let name = printable(&check.name);
+            match &check.problem {
+                None => writeln!(formatter, "ok    {name}")?,
+                Some(problem) => writeln!(formatter, "FAIL  {name}: {}", printable(problem))?,
+            }
+        }
+        writeln!(formatter, "{} events", grouped(self.report.events))
+    }
 }
 
 #[cfg(test)]
@@ -75,9 +87,11 @@ mod tests {
             ],
             events: 1_234,
         };
+        let verdict = Verdict::new(&report);
         assert_eq!(
-            table(&report),
+            verdict.to_string(),
             "ok    rows\nFAIL  segment 7: block 3 is damaged\n1,234 events\n"
         );
+        assert_eq!(serde_json::to_value(&verdict).unwrap()["passed"], false);
     }
 }

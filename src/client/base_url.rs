@@ -62,9 +62,18 @@ impl FromStr for BaseUrl {
         if uri.query().is_some() {
             return Err("a query in the URL is not supported".to_owned());
         }
+        // What stands behind the host; the library takes a port that is none for no port.
+        let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
+            None | Some("") => 80,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| format!("\"{port}\" is not a port; expected 1 to {}", u16::MAX))?,
+        };
         Ok(Self {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port,
             authority: authority.to_string(),
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
@@ -92,6 +101,8 @@ mod tests {
             ("example.org:80", "not an http:// URL"),
             ("http://user@example.org", "user name"),
             ("http://example.org/?a=b", "query"),
+            ("http://127.0.0.1:99999", "\"99999\" is not a port"),
+            ("http://[::1]:0", "\"0\" is not a port"),
             ("", "expected something like"),
         ] {
             let problem = text.parse::<BaseUrl>().unwrap_err();

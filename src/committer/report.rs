@@ -76,12 +76,9 @@ impl OutcomeReport {
     }
 
     fn note_event(&mut self, event: &Event<'_>, placed: &Placed) {
-        let Event {
-            topic,
-            event_id,
-            source,
-            ..
-        } = event;
+        // Escaped, so that a name with a line break in it cannot forge a line.
+        let [topic, event_id, source] =
+            [event.topic, event.event_id, event.source].map(|name| name.escape_debug());
         match placed.outcome {
             Outcome::Stored => return,
             Outcome::Duplicate => {
@@ -99,5 +96,30 @@ impl OutcomeReport {
             }
         }
         self.since.get_or_insert_with(Instant::now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_lines_are_written_and_the_rest_is_counted() {
+        let mut lines = Lines::default();
+        let written = (0..1000).filter(|_| lines.admit()).count();
+        assert_eq!(written as u32, OUTCOME_LOG_LINES_PER_SECOND);
+        assert_eq!(lines.left_out, 1000 - u64::from(OUTCOME_LOG_LINES_PER_SECOND));
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_within_a_second_also_without_traffic() {
+        let mut report = OutcomeReport::default();
+        assert_eq!(report.pending(), None);
+        report.since = Some(Instant::now());
+        assert_eq!(report.pending(), None, "nothing was left out");
+        report.duplicates.left_out = 1;
+        assert!(report.pending().is_some_and(|wait| wait <= WINDOW));
+        report.flush();
+        assert_eq!(report.pending(), None);
     }
 }

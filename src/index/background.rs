@@ -4,7 +4,7 @@
 //! new files and hand them over as [`Finished`]; the store lists them.
 
 use super::{Change, IndexError, SegmentName, Shared, State, lock, merge, segment::Segment, tail::Tail};
-use crate::limits::{INDEX_RETRY, MAX_INDEX_RETRY, MAX_SEGMENT_EVENTS};
+use crate::limits::{MAX_INDEX_RETRY, MAX_SEGMENT_EVENTS};
 use std::{
     io,
     sync::{
@@ -13,7 +13,7 @@ use std::{
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// New segments, and those that they replace.
@@ -151,7 +151,7 @@ fn seal_all(shared: &Shared, tails: &Receiver<Arc<Tail>>, stop: &AtomicBool) {
                 Err(error) => {
                     tracing::error!(%error, "cannot seal a tail of the index; trying again");
                     shared.set_trouble(Some(error.to_string()));
-                    pause(stop);
+                    pause(stop, shared.home.settings.retry);
                 }
             }
         }
@@ -159,15 +159,16 @@ fn seal_all(shared: &Shared, tails: &Receiver<Arc<Tail>>, stop: &AtomicBool) {
 }
 
 /// Waits before another try, unless the index is being dropped.
-fn pause(stop: &AtomicBool) {
-    let until = Instant::now() + INDEX_RETRY;
+fn pause(stop: &AtomicBool, duration: Duration) {
+    let until = Instant::now() + duration;
     while Instant::now() < until && !stop.load(Ordering::Relaxed) {
-        std::thread::park_timeout(INDEX_RETRY / 20);
+        // Dropping the index unparks the thread.
+        std::thread::park_timeout(duration);
     }
 }
 
 fn merge_all(shared: &Shared, changed: &Receiver<()>, stop: &AtomicBool) {
-    let mut retry = INDEX_RETRY;
+    let mut retry = shared.home.settings.retry;
     let mut failed = false;
     loop {
         let woken = if failed {
@@ -187,7 +188,7 @@ fn merge_all(shared: &Shared, changed: &Receiver<()>, stop: &AtomicBool) {
         retry = if failed {
             (2 * retry).min(MAX_INDEX_RETRY)
         } else {
-            INDEX_RETRY
+            shared.home.settings.retry
         };
         failed = result.is_err();
         if let Err(error) = result {

@@ -52,6 +52,10 @@ impl Disk {
     }
 
     pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        if self.faults.full_only.load(std::sync::atomic::Ordering::SeqCst) {
+            return fs::remove_file(path);
+        }
         self.step()?;
         fs::remove_file(path)
     }
@@ -84,6 +88,8 @@ impl Disk {
 pub(crate) struct Faults {
     pub(crate) calls: std::sync::atomic::AtomicU64,
     pub(crate) fail_from: std::sync::atomic::AtomicU64,
+    /// The disk is full: files can be removed.
+    pub(crate) full_only: std::sync::atomic::AtomicBool,
 }
 
 #[cfg(test)]
@@ -92,6 +98,7 @@ impl Default for Faults {
         Self {
             calls: 0.into(),
             fail_from: u64::MAX.into(),
+            full_only: false.into(),
         }
     }
 }

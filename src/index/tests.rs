@@ -12,6 +12,7 @@ const SETTINGS: Settings = Settings {
     filter_keys: 16,
     max_frozen_tails: 2,
     time_block_events: 4,
+    retry: Duration::from_millis(1),
 };
 /// Far beyond what any step takes; a test that gets here hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -363,6 +364,27 @@ fn a_crash_at_any_step_of_seal_and_merge_loses_nothing() {
         }
         steps += 1;
     }
+}
+
+/// Once a merge that failed on a full disk left its part behind and began another under a new name, again and again,
+/// until nothing was free.
+#[test]
+fn work_that_failed_leaves_nothing_behind_and_goes_on_when_the_disk_heals() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let mut healed = 0;
+    for step in (0..100).step_by(3) {
+        let mut model = Model::new();
+        let faults = Arc::clone(&model.disk.faults);
+        faults.full_only.store(true, SeqCst);
+        faults.fail_from.store(faults.calls.load(SeqCst) + step, SeqCst);
+        let whole = fill(&mut model);
+        faults.fail_from.store(u64::MAX, SeqCst);
+        assert!(model.settle());
+        model.check();
+        model.check_files();
+        healed += u32::from(!whole);
+    }
+    assert!(healed > 20, "only {healed} runs had a fault");
 }
 
 #[test]

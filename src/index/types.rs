@@ -4,6 +4,7 @@ use crate::{
     event::{Fingerprint, Key, Seq},
     limits,
 };
+use std::time::Duration;
 
 /// The number by which a store knows a topic; small and dense, from 0.
 pub type TopicNumber = u32;
@@ -85,6 +86,8 @@ pub struct Settings {
     pub max_frozen_tails: usize,
     /// See [`limits::TIME_BLOCK_EVENTS`].
     pub time_block_events: u64,
+    /// See [`limits::INDEX_RETRY`].
+    pub retry: Duration,
 }
 
 impl Default for Settings {
@@ -95,6 +98,7 @@ impl Default for Settings {
             filter_keys: limits::FILTER_KEYS,
             max_frozen_tails: limits::MAX_FROZEN_TAILS,
             time_block_events: limits::TIME_BLOCK_EVENTS,
+            retry: limits::INDEX_RETRY,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
-//! | `paths`, `lock` | where the parts are; one server a store |
+//! | `paths`, `folders`, `lock` | where the parts are; one server a store |
 //! | `schema` | the tables; the file is ours, whole and synced |
 //! | `rows`, `counters` | what is stored, with checksums |
 //! | `recovery` | opens a store, after a clean stop or a crash |
@@ -21,6 +21,7 @@ mod connections;
 mod counters;
 mod decide;
 mod failure;
+mod folders;
 mod insert;
 mod lock;
 mod paths;
@@ -45,6 +46,7 @@ use crate::{
     limits,
 };
 use counters::TopicTable;
+use lock::Lock;
 use paths::Paths;
 use std::{
     path::Path,
@@ -76,6 +78,10 @@ struct Shared {
     high_watermark: AtomicU64,
     /// Why the store must not be written any more.
     poisoned: OnceLock<String>,
+    /// Asks for [`Writer::maintain`].
+    maintenance: Maintenance,
+    // Dropped last: the index's threads write files of the store until they are joined.
+    _lock: Lock,
 }
 
 impl Shared {

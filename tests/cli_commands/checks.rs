@@ -1,6 +1,6 @@
 //! `simulate`, `bench`, `health` and `stats` tell the truth, and say it in their exit code.
 
-use crate::support::{Reaction, SLOW_ENOUGH, Server, folder, json, run, scripted, text};
+use crate::support::{Reaction, SLOW_ENOUGH, Server, folder, json, line, run, scripted, text};
 
 #[test]
 fn simulate_passes_twice_on_one_server() {
@@ -30,6 +30,7 @@ fn simulate_notices_a_server_that_counts_wrong() {
     let stats = "{\"received\":0,\"unique_processed\":0,\"duplicate_dropped\":0,\"conflicts\":0,\"topics\":[],\
         \"queue_size\":0,\"uptime_human\":\"0h 0m 0s\"}";
     let mut script = vec![
+        Reaction::Answer("404 Not Found", String::new()),
         Reaction::Answer(
             "200 OK",
             "{\"events\":[],\"next\":\"c\",\"caught_up\":true}".to_owned(),
@@ -52,6 +53,19 @@ fn simulate_notices_a_server_that_counts_wrong() {
         line.contains("expected 1 sent, 1 accepted, 0 duplicates"),
         "{report}"
     );
+}
+
+#[test]
+fn simulate_says_at_once_that_a_server_takes_too_few_events_in_a_request() {
+    let folder = folder();
+    std::fs::write(folder.path().join(".env"), "QUEUE_MAX_SIZE=69").unwrap();
+    let server = Server::start(folder.path());
+    let output = run(folder.path(), &["simulate", "--url", &server.url]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("QUEUE_MAX_SIZE=70 or more"), "{message}");
+    let stats = json(&run(folder.path(), &["stats", "--json", "--url", &server.url]));
+    assert_eq!(stats["received"], 0);
 }
 
 #[test]
@@ -104,14 +118,23 @@ fn bench_fails_when_a_check_fails_and_repeats_a_seed_as_duplicates() {
     ];
     let output = run(folder.path(), &arguments);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    // The same seed again: all is there already, which is as it must be.
     let output = run(folder.path(), &arguments);
+    let report = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert!(report.contains(" there already)"), "{report}");
+    assert!(report.contains("\nduplication rate  100.0 %\n"), "{report}");
+
+    let output = run(
+        folder.path(),
+        &[&arguments[..], &["--min-events", "5001"]].concat(),
+    );
     assert_eq!(output.status.code(), Some(1));
     let report = text(&output.stdout);
     assert!(
-        report.contains("\n  FAIL  every answer's counts exact"),
+        report.contains("\n  FAIL  at least 5,001 events received  5,000\n"),
         "{report}"
     );
-    assert!(report.contains("\nduplication rate  100.0 %\n"), "{report}");
 }
 
 #[test]
@@ -147,6 +170,18 @@ fn stats_shows_the_servers_counters() {
     assert!(text(&output.stdout).starts_with("received            0\n"));
     let output = run(folder.path(), &["stats", "--json", "--url", &server.url]);
     assert_eq!(json(&output)["received"], 0);
+
+    // A topic's name may hold anything; a terminal is shown none of its control characters.
+    let file = folder.path().join("events.ndjson");
+    std::fs::write(&file, line("\\u001b[2J\\nqueue", 1)).unwrap();
+    let output = run(folder.path(), &["publish", "events.ndjson", "--url", &server.url]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let output = run(folder.path(), &["stats", "--url", &server.url]);
+    let shown = text(&output.stdout);
+    assert!(
+        shown.ends_with("\ntopics              1 (\\u{1b}[2J\\nqueue)\n"),
+        "{shown}"
+    );
 }
 
 #[test]

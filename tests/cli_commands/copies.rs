@@ -25,6 +25,7 @@ fn a_backup_of_a_store_in_use_is_sound_and_can_be_served() {
     let output = run(folder.path(), &["verify", "copy/data/dedup.db", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     assert_eq!(json(&output)["events"], accepted);
+    assert_eq!(json(&output)["passed"], true);
     let copy = Server::start(&folder.path().join("copy"));
     let stats = json(&run(folder.path(), &["stats", "--json", "--url", &copy.url]));
     assert_eq!(stats["unique_processed"], accepted);

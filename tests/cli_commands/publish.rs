@@ -40,6 +40,7 @@ fn bad_lines_are_named_and_all_others_are_stored() {
     assert_eq!(summary["accepted"], 96);
     assert_eq!(summary["bad_lines"], 4);
     let messages = text(&output.stderr);
+    assert!(!messages.contains("line 1 column"), "{messages}");
     for (number, word) in [(10, "JSON"), (20, "object"), (50, "timestamp"), (100, "sauce")] {
         let place = format!("events.ndjson, line {number}: ");
         let message = messages.lines().find(|message| message.starts_with(&place));
@@ -127,6 +128,54 @@ fn an_answer_that_no_retry_can_change_ends_it_with_the_reason() {
     assert_eq!(output.status.code(), Some(1));
     let expected = format!("error: {url} answered 404 Not Found: no such page\n");
     assert_eq!(text(&output.stderr), expected);
+}
+
+/// Every line of a new topic was called bad, one by one, with the whole file sent again and again.
+#[test]
+fn a_server_with_too_many_topics_ends_it_and_blames_no_line() {
+    let folder = folder();
+    let lines: Vec<String> = (1..=3).map(|id| line("orders", id)).collect();
+    fs::write(folder.path().join("events.ndjson"), lines.join("\n")).unwrap();
+    let problem =
+        "{\"type\":\"/problems/too-many-topics\",\"detail\":\"events[1].topic: the store is full\"}";
+    let (url, server) = scripted(vec![Reaction::Answer(
+        "422 Unprocessable Content",
+        problem.to_owned(),
+    )]);
+    let output = run(folder.path(), &["publish", "events.ndjson", "--url", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(
+        message.starts_with(
+            "error: events.ndjson, line 2: topic: the store is full. The line is in order; this is a limit"
+        ),
+        "{message}"
+    );
+    assert_eq!(server.join().unwrap().len(), 1);
+}
+
+#[test]
+fn it_gives_up_only_when_it_was_told_to() {
+    let folder = folder();
+    fs::write(folder.path().join("events.ndjson"), line("orders", 1)).unwrap();
+    let busy = Reaction::Answer("503 Service Unavailable", "{\"detail\":\"busy\"}".to_owned());
+    let (url, server) = scripted(vec![busy]);
+    let arguments = [
+        "publish",
+        "events.ndjson",
+        "--give-up-after",
+        "1e-9",
+        "--url",
+        &url,
+    ];
+    let output = run(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(
+        message.contains("503 Service Unavailable: busy. Given up after"),
+        "{message}"
+    );
+    assert_eq!(server.join().unwrap().len(), 1);
 }
 
 #[test]

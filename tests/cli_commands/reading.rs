@@ -1,6 +1,6 @@
 //! `tail` and `export` hand on every event once, with the bytes that were sent.
 
-use crate::support::{Server, folder, line, oncelog, run, text};
+use crate::support::{Reaction, Server, folder, line, oncelog, run, scripted, text};
 use std::{
     collections::BTreeSet,
     fs,
@@ -51,6 +51,27 @@ fn what_is_exported_and_published_elsewhere_is_exported_there_alike() {
     let full = fs::read_to_string(folders[0].path().join("copy.ndjson")).unwrap();
     assert!(full.lines().next().unwrap().contains("\"seq\":1,"), "{full}");
     assert_eq!(full.lines().count(), lines.len());
+}
+
+/// The file was emptied before the first page was asked for, and kept what had come when a later page failed.
+#[test]
+fn an_export_that_fails_leaves_the_file_of_before() {
+    let folder = folder();
+    let file = folder.path().join("events.ndjson");
+    fs::write(&file, "before").unwrap();
+    let event = "{\"seq\":1,\"topic\":\"t\",\"event_id\":\"1\",\"timestamp\":\"2025-10-23T10:00:00Z\",\
+        \"source\":\"s\",\"payload\":{}}";
+    let page = |next: &str| {
+        let body = format!("{{\"events\":[{event}],\"next\":\"{next}\",\"caught_up\":false}}");
+        Reaction::Answer("200 OK", body)
+    };
+    let gone = Reaction::Answer("404 Not Found", String::new());
+    let (url, _server) = scripted(vec![page("a"), page("b"), gone]);
+    let output = run(folder.path(), &["export", "events.ndjson", "--url", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("404"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "before");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -85,13 +85,8 @@ pub(super) async fn run(load: Load, source: Source) -> Result<Measured, Failure>
     let is_over = Arc::new(AtomicBool::new(false));
     if let Some(pace) = &run.pace {
         let (due, rate, start) = (pace.due.clone(), pace.rate, run.start);
-        let (requests, connections) = (load.requests, load.connections);
-        let is_over = is_over.clone();
-        thread::spawn(move || {
-            release_due(&due, rate, start, requests, &is_over);
-            // Each connection asks once more, to find that nothing is left.
-            due.add_permits(connections);
-        });
+        let (requests, is_over) = (load.requests, is_over.clone());
+        thread::spawn(move || release_due(&due, rate, start, requests, &is_over));
     }
     let workers: Vec<_> = connections
         .into_iter()

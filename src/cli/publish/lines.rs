@@ -178,9 +178,17 @@ fn check(number: u64, text: &[u8], end: End) -> Option<Line> {
     let text = match serde_json::from_slice::<&RawValue>(text) {
         Ok(value) if value.get().starts_with('{') => Ok(value.get().to_owned()),
         Ok(_) => Err("not a JSON object".to_owned()),
-        Err(error) => Err(format!("not JSON: {error}")),
+        Err(error) => Err(format!("not JSON: {}", without_place(&error))),
     };
     Some(Line { number, text })
+}
+
+/// What is wrong with a text of one line. The parser's own count of lines would stand beside the line's number in the
+/// input, and its columns do not count what was trimmed.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&place).unwrap_or(&text).to_owned()
 }
 
 #[cfg(test)]
@@ -214,7 +222,8 @@ mod tests {
         assert_eq!(texts[0].as_deref(), Ok("{\"a\":1}"));
         assert_eq!(texts[1].as_deref(), Ok("{ }"));
         assert_eq!(texts[2].as_deref(), Err(&"not a JSON object".to_owned()));
-        assert!(texts[3].as_ref().unwrap_err().starts_with("not JSON: EOF"));
+        let problem = "not JSON: EOF while parsing a value".to_owned();
+        assert_eq!(texts[3].as_deref(), Err(&problem));
         assert_eq!(texts[4].as_deref(), Ok("{\"c\":3}"));
     }
 

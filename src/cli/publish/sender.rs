@@ -5,21 +5,29 @@ use super::{
     lines::{Line, Lines},
 };
 use crate::{
-    cli::Failure,
+    cli::{Failure, output::printable},
     client::{Answer, Backoff, Client, ClientError, is_passing},
 };
 use bytes::Bytes;
 use hyper::StatusCode;
 use indicatif::ProgressBar;
 use serde::Deserialize;
-use std::sync::{
-    Arc, Mutex as BlockingMutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex as BlockingMutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
-use tokio::{sync::Mutex, time::sleep};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 /// Failures in a row after which a person is told that the server is busy.
 const TOLD_AFTER_FAILURES: u32 = 5;
+/// The problem of an event that is in order but would make one topic more than the server's store may hold.
+const TOO_MANY_TOPICS: &str = "too-many-topics";
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -27,23 +35,31 @@ pub(super) struct Shared {
     pub(super) summary: BlockingMutex<Summary>,
     progress: ProgressBar,
     input_name: String,
+    /// How long a request is sent again before all is given up; for ever when there is none.
+    give_up_after: Option<Duration>,
     /// Whether a person was told that the server does not take requests.
     told_of_trouble: AtomicBool,
 }
 
 impl Shared {
-    pub(super) fn new(lines: Lines, progress: ProgressBar, input_name: String) -> Self {
+    pub(super) fn new(
+        lines: Lines,
+        progress: ProgressBar,
+        input_name: String,
+        give_up_after: Option<Duration>,
+    ) -> Self {
         Self {
             lines: Mutex::new(lines),
             summary: BlockingMutex::default(),
             progress,
             input_name,
+            give_up_after,
             told_of_trouble: AtomicBool::new(false),
         }
     }
 
     fn tell(&self, message: &str) {
-        self.progress.suspend(|| eprintln!("{message}"));
+        self.progress.suspend(|| eprintln!("{}", printable(message)));
     }
 
     fn count(&self, change: impl FnOnce(&mut Summary)) {
@@ -70,6 +86,8 @@ enum Settled {
     Acknowledged(Acknowledged),
     /// At least one of its events is not valid, or it is too large; nothing of it is stored.
     Refused(String),
+    /// The server's store is full in a way that no other line is to blame for.
+    AtItsLimit(String),
 }
 
 /// The counts of an acknowledged batch.
@@ -128,6 +146,7 @@ impl Sender {
                     // The last one is taken first: the order of the lines is kept.
                     parts.extend(rest.into_iter().rev());
                 }
+                Settled::AtItsLimit(problem) => return Err(self.at_its_limit(&part, &problem)),
             }
         }
         Ok(())
@@ -137,6 +156,7 @@ impl Sender {
     async fn deliver(&mut self, lines: &[Sendable]) -> Result<Settled, Failure> {
         let body = body(lines);
         let mut backoff = Backoff::default();
+        let begin = Instant::now();
         loop {
             let answer = self.client.post("/publish", body.clone()).await;
             let (problem, retry_after) = match answer {
@@ -157,6 +177,15 @@ impl Sender {
                 Err(error) => return Err(error.into()),
             };
             let wait = backoff.next_wait(retry_after);
+            if let Some(limit) = self.shared.give_up_after
+                && begin.elapsed() + wait >= limit
+            {
+                return Err(Failure::Failed(format!(
+                    "{}. Given up after {} s; what was acknowledged is stored, and the same again sends the rest",
+                    printable(&problem),
+                    limit.as_secs_f64()
+                )));
+            }
             if backoff.failures() == TOLD_AFTER_FAILURES {
                 self.tell_of_trouble(&problem);
             }
@@ -165,8 +194,27 @@ impl Sender {
         }
     }
 
+    fn at_its_limit(&self, part: &[Sendable], problem: &str) -> Failure {
+        let input = &self.shared.input_name;
+        let (place, problem) = match named_event(problem) {
+            Some((index, problem)) => match part.get(index) {
+                Some((number, _)) => (format!("{input}, line {number}"), problem),
+                None => (input.clone(), problem),
+            },
+            None => (input.clone(), problem),
+        };
+        Failure::Failed(format!(
+            "{place}: {}. The line is in order; this is a limit of the server, so nothing more is sent. What was \
+             acknowledged is stored",
+            printable(problem)
+        ))
+    }
+
     fn read(&self, answer: &Answer) -> Result<Settled, ClientError> {
         match answer.status {
+            StatusCode::UNPROCESSABLE_ENTITY if answer.problem_name().as_deref() == Some(TOO_MANY_TOPICS) => {
+                Ok(Settled::AtItsLimit(answer.detail()))
+            }
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
                 Ok(Settled::Refused(answer.detail()))
             }

@@ -1,8 +1,11 @@
 //! Compares the server before and after: its counters, and the events that it stores.
 
-use super::producer::{Counts, Run};
+use super::{
+    producer::{Counts, Run},
+    scenarios::LARGEST_BATCH,
+};
 use crate::{
-    cli::{events::Page, output::grouped, stats::Counters},
+    cli::{Failure, events::Page, output::grouped, stats::Counters},
     client::{Client, ClientError},
     limits::MAX_PAGE_LIMIT,
 };
@@ -22,6 +25,26 @@ pub(super) struct Before {
 struct Identity {
     topic: String,
     event_id: String,
+}
+
+/// Fails when the server's own metrics say that it would refuse the largest request of the scenarios, in which case
+/// nearly every one of them would fail for a reason that has nothing to do with what is checked.
+pub(super) async fn queue_is_large_enough(client: &mut Client) -> Result<(), Failure> {
+    let answer = client.get("/metrics").await?;
+    let text = String::from_utf8_lossy(&answer.body);
+    let capacity = text
+        .lines()
+        .find_map(|line| line.strip_prefix("oncelog_queue_capacity_events "))
+        .and_then(|value| value.trim().parse::<u64>().ok());
+    match capacity {
+        Some(capacity) if capacity < LARGEST_BATCH => Err(Failure::Failed(format!(
+            "{} takes at most {capacity} events in a request, and simulate sends up to {LARGEST_BATCH}: start the \
+             server with QUEUE_MAX_SIZE={LARGEST_BATCH} or more",
+            client.base()
+        ))),
+        // Metrics that are not to be had are no reason to stop.
+        Some(_) | None => Ok(()),
+    }
 }
 
 impl Before {

@@ -1,7 +1,7 @@
 //! What `simulate` found, a line a scenario.
 
 use super::producer::Counts;
-use crate::cli::output::grouped;
+use crate::cli::output::{grouped, printable};
 use serde::Serialize;
 use std::fmt;
 
@@ -60,7 +60,8 @@ impl fmt::Display for Report {
         let width = width.unwrap_or_default();
         for result in &self.results {
             let mark = if result.passed { "ok  " } else { "FAIL" };
-            writeln!(formatter, "{mark}  {:width$}  {}", result.name, result.found)?;
+            let found = printable(&result.found);
+            writeln!(formatter, "{mark}  {:width$}  {found}", result.name)?;
         }
         Ok(())
     }

@@ -7,15 +7,15 @@
 //! The copy is built under another name and gets its own when it is complete and synced.
 
 use super::{
-    failure,
+    failure, folders,
     paths::Paths,
     recovery::{self, Loaded},
-    rows::{COLUMNS, LogRow, RowError},
+    rows::{self, ADD_TOPIC, COLUMNS, LogRow, RowError},
     scan, schema,
 };
 use crate::{
     event::Seq,
-    index::{SegmentName, file_name},
+    index::{self, SegmentName, Settings, file_name},
     limits,
     store::OpenError,
 };
@@ -45,7 +45,7 @@ pub fn backup(
     destination: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<BackupReport, OpenError> {
-    let from = Paths::of(source);
+    let from = Paths::resolve(source)?;
     let to = Paths::of(destination);
     refuse_existing(&to)?;
     let connection = schema::open_for_reading(&from)?;
@@ -54,9 +54,16 @@ pub fn backup(
     let high = loaded.topics.highest_seq();
     progress(0, high);
 
+    let folder = folders::of(destination);
+    folders::make(folder).map_err(|error| {
+        OpenError(format!(
+            "{}: the folder cannot be made: {error}",
+            folder.display()
+        ))
+    })?;
     let partial = Partial::new(destination);
     let paths = &partial.paths;
-    copy_segments(paths, meta.identity.store, &segments)?;
+    copy_segments(&from, paths, meta.identity.store, &segments)?;
     let failed = |error: rusqlite::Error| failure::open(paths, "the copy cannot be written", &error);
     let mut copy = Connection::open(&paths.database).map_err(failed)?;
     let identity = meta.identity;
@@ -141,11 +148,17 @@ fn pin(
     }
 }
 
-fn copy_segments(paths: &Paths, store: u128, segments: &[(SegmentName, File)]) -> Result<(), OpenError> {
+fn copy_segments(
+    from: &Paths,
+    to: &Paths,
+    store: u128,
+    segments: &[(SegmentName, File)],
+) -> Result<(), OpenError> {
     let failed = |path: &Path, error: io::Error| OpenError(format!("{}: {error}", path.display()));
-    std::fs::create_dir_all(&paths.index).map_err(|error| failed(&paths.index, error))?;
+    std::fs::create_dir_all(&to.index).map_err(|error| failed(&to.index, error))?;
     for (segment, file) in segments {
-        let path = paths.index.join(file_name(store, *segment));
+        let name = file_name(store, *segment);
+        let path = to.index.join(&name);
         let mut source = file;
         File::create_new(&path)
             .and_then(|mut copy| {
@@ -153,16 +166,28 @@ fn copy_segments(paths: &Paths, store: u128, segments: &[(SegmentName, File)]) -
                 copy.sync_all()
             })
             .map_err(|error| failed(&path, error))?;
+        // What the store has not read for long may be damaged there without its knowing.
+        index::verify(&to.index, store, *segment, Settings::default(), None).map_err(|what| {
+            OpenError(format!(
+                "{what}. {} is damaged: stop the server, remove this file and start the server again, which rebuilds it \
+                 from the log",
+                from.index.join(&name).display()
+            ))
+        })?;
     }
-    sync(&paths.index)
+    sync(&to.index)
 }
 
 fn write_tables(copy: &Connection, loaded: &Loaded) -> rusqlite::Result<()> {
     let transaction = copy.unchecked_transaction()?;
     {
-        let mut add = copy.prepare("INSERT INTO topics(number, name) VALUES (?1, ?2)")?;
-        for (number, name) in (0_i64..).zip(loaded.topics.names()) {
-            add.execute((number, &*name))?;
+        let mut add = copy.prepare(ADD_TOPIC)?;
+        for (number, name) in (0_u64..).zip(loaded.topics.names()) {
+            add.execute((
+                number.cast_signed(),
+                &*name,
+                rows::topic_checksum(number, &name).cast_signed(),
+            ))?;
         }
         let mut add = copy.prepare("INSERT INTO segments(number, first, last) VALUES (?1, ?2, ?3)")?;
         for segment in &loaded.segments {
@@ -202,10 +227,9 @@ fn copy_log(
     let insert = format!("INSERT INTO events({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)");
     let mut next = 1;
     while next <= high {
-        let last = high.min(next + limits::READ_SLICE_ROWS as u64 - 1);
         let transaction = copy.unchecked_transaction().map_err(CopyError::Copy)?;
         let mut add = transaction.prepare_cached(&insert).map_err(CopyError::Copy)?;
-        scan::rows(connection, &names, next, last, |row: &LogRow<'_>| {
+        let last = scan::slice(connection, &names, next, high, |row: &LogRow<'_>| {
             add.execute((
                 row.seq.cast_signed(),
                 row.topic,
@@ -264,7 +288,7 @@ impl Partial {
         sync(&self.paths.database)?;
         rename(&self.paths.index, &to.index)?;
         rename(&self.paths.database, &to.database)?;
-        sync(folder_of(&to.database))
+        sync(folders::of(&to.database))
     }
 }
 
@@ -274,14 +298,6 @@ impl Drop for Partial {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
 fn sync(path: &Path) -> Result<(), OpenError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| OpenError(format!("{} cannot be synced: {error}", path.display())))
+    folders::sync(path).map_err(|error| OpenError(format!("{} cannot be synced: {error}", path.display())))
 }

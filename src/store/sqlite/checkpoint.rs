@@ -4,15 +4,32 @@
 //! it grows. Copying all of it takes tens of milliseconds, so a thread of its own does that (a *passive* checkpoint
 //! runs beside the writer) and repeats it while much is written meanwhile. What then is left is little; the writer
 //! copies it between two commits, so that the next one starts the log over. If the log grows beyond
-//! [`limits::MAX_WAL_BYTES`] all the same, the writer copies everything itself and waits for readers.
+//! [`limits::MAX_WAL_BYTES`] all the same, the writer waits for the thread after each commit, the longer the larger the
+//! log is, and then for readers: commits slow down, and the log does not grow without end.
+//!
+//! # At open: nothing of the page cache is trusted
+//!
+//! After a failed sync the kernel may keep pages that never reached the disk, take them for written, and let the next
+//! sync of them succeed. A program that starts then would read commits that a power cut takes away again, answer
+//! *duplicate* for them, and append new commits behind them. So [`settle`] copies the whole log first: that writes
+//! every page of it anew, to the SQLite file, and syncs that. Copying alone would not do: commits behind pages of the
+//! log that are not on the disk are lost with them, because each page's checksum goes on from the one before. The log
+//! must start over too, so the mode is `TRUNCATE`.
+//!
+//! | the program or the machine dies | what is left | what the next [`settle`] does |
+//! |---|---|---|
+//! | before or while the log is copied | the log, and a part of it in the file | copies all of it again |
+//! | after the sync of the file, before the log is cut | both | the same, which changes nothing |
+//! | after the log is cut | the file | nothing |
+//! | after a commit | the file, and the commit in the log, synced | copies it |
 
-use super::{Shared, failure, schema};
-use crate::limits;
+use super::{Shared, failure, paths::Paths, schema};
+use crate::{limits, store::OpenError};
 use rusqlite::Connection;
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// SQLite puts a header of this many bytes before each page in the log.
@@ -27,21 +44,65 @@ pub(super) struct LogState {
     pub(super) missing: u64,
 }
 
+/// What came of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Checkpoint {
+    /// Whether it had to leave something undone because of another connection.
+    pub(super) is_busy: bool,
+    /// The log after it; `None` when another checkpoint was running, so that it did not even look.
+    pub(super) log: Option<LogState>,
+}
+
 /// Runs `PRAGMA wal_checkpoint(mode)`; `NOOP` only looks.
-pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<LogState> {
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<Checkpoint> {
     let mut pragma = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     pragma.query_row([], |row| {
-        let pages = |column| {
-            row.get(column)
-                .map(|pages: i64| u64::try_from(pages).unwrap_or(0))
-        };
-        let (logged, copied) = (pages(1)?, pages(2)?);
+        let (busy, logged, copied): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let page = limits::SQLITE_PAGE_BYTES + FRAME_HEADER_BYTES;
-        Ok(LogState {
-            bytes: logged * page,
-            missing: logged.saturating_sub(copied) * page,
+        // SQLite says -1 of what it did not find out.
+        let log = match (u64::try_from(logged), u64::try_from(copied)) {
+            (Ok(logged), Ok(copied)) => Some(LogState {
+                bytes: logged * page,
+                missing: logged.saturating_sub(copied) * page,
+            }),
+            _ => None,
+        };
+        Ok(Checkpoint {
+            is_busy: busy != 0,
+            log,
         })
     })
+}
+
+/// Before anything is built on what a file holds: makes the disk hold it too, and starts the log over. Waits up to
+/// `wait` for other programs that read the file.
+pub(super) fn settle(paths: &Paths, connection: &Connection, wait: Duration) -> Result<(), OpenError> {
+    let failed = |error| {
+        let what = "the write-ahead log cannot be copied into the file, so what was committed may not be on the disk";
+        failure::open(paths, what, &error)
+    };
+    let deadline = Instant::now() + wait;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        connection.busy_timeout(left).map_err(failed)?;
+        let settled = checkpoint(connection, "TRUNCATE").map_err(failed)?;
+        if !settled.is_busy && settled.log == Some(LogState::default()) {
+            return connection
+                .busy_timeout(limits::SQLITE_BUSY_TIMEOUT)
+                .map_err(failed);
+        }
+        if Instant::now() >= deadline {
+            return Err(OpenError(format!(
+                "{}: another program has been reading or copying the file for {} s, and until it ends nobody can make \
+                 sure that what was committed is on the disk. End that program (a SQLite shell, a backup), or its \
+                 transaction, and start again",
+                paths.database.display(),
+                wait.as_secs()
+            )));
+        }
+        // SQLite waits for readers by itself, but not for another program's checkpoint.
+        std::thread::sleep(limits::SETTLE_RETRY.min(left));
+    }
 }
 
 /// Whose turn it is.
@@ -68,6 +129,14 @@ impl Turn {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits while the thread copies, but not for longer than `wait`.
+    fn wait_for_thread(&self, wait: Duration) {
+        let waited = self
+            .changed
+            .wait_timeout_while(self.phase(), wait, |phase| *phase == Phase::Background);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Hands over, unless the program is stopping.
     fn set(&self, next: Phase) {
         let mut phase = self.phase();
@@ -83,7 +152,7 @@ impl Turn {
 pub(super) struct Checkpoints {
     turn: Arc<Turn>,
     thread: Option<JoinHandle<()>>,
-    /// A checkpoint of the writer's that failed or had to give up is not tried again before.
+    /// After a checkpoint that failed or had to give up, no other is begun before.
     not_before: Option<Instant>,
 }
 
@@ -109,44 +178,50 @@ impl Checkpoints {
 
     /// Called by the writer between two commits.
     pub(super) fn between_commits(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let log = checkpoint(connection, "NOOP")?;
-        let phase = *self.turn.phase();
-        if phase == Phase::Idle && log.missing < limits::CHECKPOINT_BYTES
-            || phase == Phase::Background && log.bytes < limits::MAX_WAL_BYTES
-            || self.not_before.is_some_and(|moment| Instant::now() < moment)
-        {
+        let Some(log) = checkpoint(connection, "NOOP")?.log else {
+            return Ok(());
+        };
+        let is_large = log.bytes >= limits::MAX_WAL_BYTES;
+        if *self.turn.phase() == Phase::Idle {
+            let waits = self.not_before.is_some_and(|moment| Instant::now() < moment);
+            if waits || log.missing < limits::CHECKPOINT_BYTES && !is_large {
+                return Ok(());
+            }
+            self.turn.set(Phase::Background);
+        }
+        if is_large {
+            let excess = u32::try_from(log.bytes / limits::MAX_WAL_BYTES).unwrap_or(u32::MAX);
+            let wait = limits::CHECKPOINT_WAIT.saturating_mul(excess);
+            self.turn.wait_for_thread(wait.min(limits::MAX_CHECKPOINT_WAIT));
+        }
+        if *self.turn.phase() != Phase::Rest {
             return Ok(());
         }
-        self.not_before = None;
-        let result = if log.bytes >= limits::MAX_WAL_BYTES {
-            self.copy_all(connection)
-        } else if phase == Phase::Idle {
-            self.turn.set(Phase::Background);
-            return Ok(());
-        } else {
-            checkpoint(connection, "PASSIVE").map(|_| self.turn.set(Phase::Idle))
-        };
-        if result.is_err() {
+        let copied = copy_rest(connection, is_large);
+        // A short log that is not all copied is copied on as soon as more was written.
+        if copied.is_err() || is_large && !matches!(copied, Ok(true)) {
             self.not_before = Some(Instant::now() + limits::PROBE_INTERVAL);
         }
-        result
-    }
-
-    /// Copies the whole log and makes the next commit start it over, unless someone reads for too long.
-    fn copy_all(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        connection.busy_timeout(limits::CHECKPOINT_WAIT)?;
-        let copied = checkpoint(connection, "RESTART");
-        connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
-        if copied?.missing > 0 {
+        self.turn.set(Phase::Idle);
+        if matches!(copied, Ok(false)) && is_large {
             tracing::warn!(
+                bytes = log.bytes,
                 "the write-ahead log keeps growing: a program has been reading the database file for long"
             );
-            self.not_before = Some(Instant::now() + limits::PROBE_INTERVAL);
-        } else if *self.turn.phase() == Phase::Rest {
-            self.turn.set(Phase::Idle);
         }
-        Ok(())
+        copied.map(|_| ())
     }
+}
+
+/// Copies what the thread has left, so that the next commit starts the log over; of a large log, it waits a while for
+/// readers. Returns whether nothing is missing now.
+fn copy_rest(connection: &Connection, is_large: bool) -> rusqlite::Result<bool> {
+    let mode = if is_large { "RESTART" } else { "PASSIVE" };
+    connection.busy_timeout(limits::CHECKPOINT_WAIT)?;
+    let copied = checkpoint(connection, mode);
+    connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
+    let copied = copied?;
+    Ok(!copied.is_busy && copied.log.is_some_and(|log| log.missing == 0))
 }
 
 impl Drop for Checkpoints {
@@ -176,6 +251,8 @@ fn run(turn: &Turn, shared: &Shared) {
             Ok(()) => turn.set(Phase::Rest),
             Err(error) if failure::is_failed_sync(&error) => {
                 shared.poison("a sync of a checkpoint", &error);
+                // So that it is known at once, also when nothing is committed.
+                (shared.maintenance)();
                 return;
             }
             Err(error) => {
@@ -201,7 +278,8 @@ fn copy_most(connection: &mut Option<Connection>, shared: &Shared) -> rusqlite::
     };
     for _ in 0..limits::CHECKPOINT_ROUNDS {
         checkpoint(connection, "PASSIVE")?;
-        if checkpoint(connection, "NOOP")?.missing <= limits::CHECKPOINT_REST_BYTES {
+        let log = checkpoint(connection, "NOOP")?.log;
+        if log.is_some_and(|log| log.missing <= limits::CHECKPOINT_REST_BYTES) {
             break;
         }
     }

@@ -287,6 +287,8 @@ impl TopicTable {
         self.sorted
             .range::<str, _>((start, Bound::Unbounded))
             .filter_map(|(name, &number)| Some((name, self.topics.get(number as usize)?.1)))
+            // A new topic has its name before its first event is counted.
+            .filter(|(_, counters)| counters.accepted > 0)
             .take(limit)
             .map(|(name, counters)| TopicStatus {
                 topic: name.to_string(),

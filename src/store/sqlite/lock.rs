@@ -7,7 +7,7 @@ use super::paths::Paths;
 use crate::store::OpenError;
 use std::{
     fs::{File, TryLockError},
-    io::{Read as _, Seek as _, Write as _},
+    io::{ErrorKind, Read as _, Seek as _, Write as _},
 };
 
 /// The right to be the only server of a store, held until it is dropped.
@@ -17,6 +17,14 @@ pub(super) struct Lock {
 }
 
 impl Lock {
+    /// As [`Lock::take`], for one who only reads: `None` on a read-only file system, where nobody writes to the store.
+    pub(super) fn take_to_read(paths: &Paths) -> Result<Option<Self>, OpenError> {
+        match File::options().append(true).create(true).open(&paths.lock) {
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => Ok(None),
+            _ => Self::take(paths).map(Some),
+        }
+    }
+
     /// Takes the lock, or says who has it.
     pub(super) fn take(paths: &Paths) -> Result<Self, OpenError> {
         let failed = |error: std::io::Error| {

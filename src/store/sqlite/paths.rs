@@ -1,7 +1,9 @@
 //! Where the parts of a store are: all names follow from the database file's.
 
+use crate::store::OpenError;
 use std::{
     ffi::OsString,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -31,6 +33,22 @@ impl Paths {
             wal: with("-wal"),
             index: with("-index"),
             lock: with(".lock"),
+        }
+    }
+
+    /// The parts of the store at `database`, whose names follow from the file itself if `database` is a symbolic link to
+    /// it: whatever leads to a store leads to the same lock and the same index.
+    pub(super) fn resolve(database: &Path) -> Result<Self, OpenError> {
+        match std::fs::canonicalize(database) {
+            Ok(database) => Ok(Self::of(&database)),
+            Err(error) if error.kind() == ErrorKind::NotFound && !database.is_symlink() => {
+                Ok(Self::of(database))
+            }
+            Err(error) => Err(OpenError(format!(
+                "{} cannot be followed to a file: {error}. If it is a symbolic link, make its target's folder and set \
+                 DATABASE_PATH to the target itself",
+                database.display()
+            ))),
         }
     }
 

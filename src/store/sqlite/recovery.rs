@@ -1,18 +1,21 @@
 //! Opens a store: checks it, rebuilds what is derived and missing, and hands out its two faces.
 //!
+//! What is in the write-ahead log may be in the kernel's memory only, after a failed sync; so it is made durable before
+//! anything is built on it (see `checkpoint`).
+//!
 //! A crash leaves the log, the counters and the list of segments as of the last commit, because they change in the
 //! same transactions. Lost is only what was in memory: the index's tail, which is rebuilt from the log's newest rows
 //! by several threads, every row checked.
 
 use super::{
-    Shared,
+    Shared, checkpoint,
     counters::{CountersError, Delta, TopicTable},
-    failure,
+    failure, folders,
     lock::Lock,
     paths::Paths,
     reader::SqliteStore,
     repair,
-    rows::RowError,
+    rows::{self, RowError},
     scan, schema,
     writer::{Ledger, SqliteWriter},
 };
@@ -36,13 +39,14 @@ pub(super) fn open(
     settings: Settings,
     max_topics: usize,
 ) -> Result<(SqliteWriter, SqliteStore), OpenError> {
-    let paths = Paths::of(path);
     if path.is_dir() {
-        return Err(schema::is_folder(&paths));
+        return Err(schema::is_folder(&Paths::of(path)));
     }
-    make_folders(&paths)?;
+    make_folder(path)?;
+    let paths = Paths::resolve(path)?;
     let lock = Lock::take(&paths)?;
     let connection = schema::open_for_writing(&paths)?;
+    checkpoint::settle(&paths, &connection, limits::SETTLE_WAIT)?;
     let identity = schema::load_meta(&paths, &connection)?.identity;
     let Loaded {
         topics,
@@ -50,8 +54,14 @@ pub(super) fn open(
         segments,
     } = load(&paths, &connection)?;
     let damaged = |error: IndexError| OpenError(format!("{}: {error}", paths.index.display()));
-    let (index, unusable) =
-        Index::open(&paths.index, identity.store, &segments, settings, maintenance).map_err(damaged)?;
+    let (index, unusable) = Index::open(
+        &paths.index,
+        identity.store,
+        &segments,
+        settings,
+        Arc::clone(&maintenance),
+    )
+    .map_err(damaged)?;
     let highest = topics.highest_seq();
     let shared = Arc::new(Shared {
         paths,
@@ -60,27 +70,22 @@ pub(super) fn open(
         topics: RwLock::new(topics),
         high_watermark: highest.into(),
         poisoned: OnceLock::new(),
+        maintenance,
+        _lock: lock,
     });
-    let mut writer = SqliteWriter::new(connection, Arc::clone(&shared), ledger, max_topics, lock)
+    let mut writer = SqliteWriter::new(connection, Arc::clone(&shared), ledger, max_topics)
         .map_err(|error| OpenError(format!("cannot start a thread: {error}")))?;
     for unusable in unusable {
         rebuild(&shared, &mut writer, &unusable)?;
     }
-    let sealed = segments.last().map_or(0, |segment| segment.last);
-    rebuild_tail(&shared, &mut writer, sealed + 1, highest)?;
+    rebuild_tail(&shared, &mut writer, sealed(&segments) + 1, highest)?;
     let store = SqliteStore::new(shared);
     Ok((writer, store))
 }
 
-fn make_folders(paths: &Paths) -> Result<(), OpenError> {
-    let Some(folder) = paths
-        .database
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    else {
-        return Ok(());
-    };
-    std::fs::create_dir_all(folder).map_err(|error| {
+fn make_folder(database: &Path) -> Result<(), OpenError> {
+    let folder = folders::of(database);
+    folders::make(folder).map_err(|error| {
         OpenError(format!(
             "{}: the folder cannot be made: {error}. Make it, or set DATABASE_PATH to another place",
             folder.display()
@@ -114,13 +119,15 @@ pub(super) fn load(paths: &Paths, connection: &Connection) -> Result<Loaded, Ope
     let newest: Option<i64> = connection
         .query_row("SELECT max(seq) FROM events", [], |row| row.get(0))
         .map_err(failed("the log cannot be read"))?;
-    let (newest, highest) = (newest.unwrap_or(0).cast_unsigned(), topics.highest_seq());
+    let segments = load_segments(connection).map_err(failed("the list of index segments cannot be read"))?;
+    // Old rows may be gone, if segments still know their identities; the newest one is the last to go.
+    let newest = newest.map_or_else(|| sealed(&segments), i64::cast_unsigned);
+    let highest = topics.highest_seq();
     if newest != highest {
         return Err(broken(&format!(
             "the log ends with event {newest}, but the counters say that {highest} was the last"
         )));
     }
-    let segments = load_segments(connection).map_err(failed("the list of index segments cannot be read"))?;
     check_segments(&segments, highest).map_err(|what| broken(&what))?;
     Ok(Loaded {
         topics,
@@ -131,12 +138,15 @@ pub(super) fn load(paths: &Paths, connection: &Connection) -> Result<Loaded, Ope
 
 fn load_topics(connection: &Connection) -> rusqlite::Result<Result<TopicTable, String>> {
     let mut table = TopicTable::default();
-    let mut select = connection.prepare("SELECT number, name FROM topics ORDER BY number")?;
+    let mut select = connection.prepare("SELECT number, name, checksum FROM topics ORDER BY number")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let (number, name): (i64, String) = (row.get(0)?, row.get(1)?);
+        let (number, name, checksum): (i64, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         if usize::try_from(number) != Ok(table.len()) {
             return Ok(Err(format!("topic {} is missing", table.len())));
+        }
+        if rows::topic_checksum(number.cast_unsigned(), &name) != checksum.cast_unsigned() {
+            return Ok(Err(format!("topic {number} is damaged: its checksum is wrong")));
         }
         if !table.add(&name) {
             return Ok(Err(format!("topic {number} has the name of an earlier one")));
@@ -194,6 +204,11 @@ fn load_segments(connection: &Connection) -> rusqlite::Result<Vec<SegmentName>> 
             })
         })?
         .collect()
+}
+
+/// The last event that a segment has.
+fn sealed(segments: &[SegmentName]) -> Seq {
+    segments.last().map_or(0, |segment| segment.last)
 }
 
 fn check_segments(segments: &[SegmentName], highest: Seq) -> Result<(), String> {
@@ -292,12 +307,16 @@ fn rebuild_tail(
                 let mine = chunks.iter().skip(reader).step_by(readers);
                 let names = &names;
                 scope.spawn(move || {
-                    let connection = schema::connect_reader(&shared.paths);
+                    let connection = match schema::connect_reader(&shared.paths) {
+                        Ok(connection) => connection,
+                        Err(error) => {
+                            // The receiver is gone only after another reader's error.
+                            let _ = send.send(Err(error.into()));
+                            return;
+                        }
+                    };
                     for &(first, last) in mine {
-                        let read = match &connection {
-                            Ok(connection) => scan::entries(connection, names, &shared.identity, first, last),
-                            Err(error) => Err(RowError::Damaged(error.to_string())),
-                        };
+                        let read = scan::entries(&connection, names, &shared.identity, first, last);
                         // The receiver is gone only after an error.
                         if send.send(read).is_err() {
                             return;
@@ -311,11 +330,12 @@ fn rebuild_tail(
             let entries = results[chunk % readers]
                 .recv()
                 .map_err(|_| OpenError(format!("the thread that reads events {first} to {last} has died")))?
-                .map_err(|error| {
-                    OpenError(format!(
-                        "{}: {error}. Go back to a backup; `oncelog verify` says more",
+                .map_err(|error| match error {
+                    RowError::Sqlite(error) => failure::open(&shared.paths, "the log cannot be read", &error),
+                    RowError::Damaged(what) => OpenError(format!(
+                        "{}: {what}. Go back to a backup; `oncelog verify` says more",
                         shared.paths.database.display()
-                    ))
+                    )),
                 })?;
             writer.make_room(entries.len()).map_err(not_written)?;
             shared.index.append(&entries);

@@ -1,19 +1,20 @@
 //! Rebuilds damaged index segments from the log while the store is open.
 //!
-//! One at a time, on a thread of its own. The index hands the new segment to the writer like any other.
+//! One at a time, on a thread of its own; one that fails waits longer and longer before it is tried again. The index hands the new segment to the writer like any other.
 
 use super::{Shared, rows::RowError, scan, schema};
 use crate::{
     index::{IndexError, SegmentName, Unusable},
     limits,
 };
+use hashbrown::HashMap;
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Why a segment could not be rebuilt.
@@ -30,62 +31,131 @@ pub(super) enum RebuildError {
 /// The writer's side; dropping it stops the thread and waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
-    thread: Option<JoinHandle<()>>,
+    running: Option<Running>,
     stop: Arc<AtomicBool>,
-    not_before: Option<Instant>,
+    /// By the segment's number.
+    tries: HashMap<u64, Tries>,
+}
+
+/// The thread; it returns whether the segment was rebuilt.
+#[derive(Debug)]
+struct Running {
+    number: u64,
+    thread: JoinHandle<bool>,
+}
+
+/// What is known of the rebuilds of one segment.
+#[derive(Clone, Copy, Debug)]
+struct Tries {
+    failed: u32,
+    /// It is not tried again before.
+    not_before: Instant,
 }
 
 impl Repairs {
-    /// Starts to rebuild the first unusable segment, unless one is being rebuilt. A rebuild that failed is tried again
-    /// after a while.
+    /// Starts to rebuild an unusable segment, unless one is being rebuilt: of those whose turn it is, the one that
+    /// waits for the longest. So one that cannot be rebuilt keeps no other from it.
     pub(super) fn look(&mut self, shared: &Arc<Shared>) -> std::io::Result<()> {
-        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return Ok(());
-        }
-        if let Some(ended) = self.thread.take()
-            && ended.join().is_err()
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| !running.thread.is_finished())
         {
-            tracing::error!("the thread that rebuilds index segments panicked");
+            return Ok(());
         }
-        let Some(Unusable { segment, reason }) = shared.index.unusable().into_iter().next() else {
+        self.note_end();
+        let unusable = shared.index.unusable();
+        self.tries
+            .retain(|number, _| unusable.iter().any(|unusable| unusable.segment.number == *number));
+        let not_before = |unusable: &Unusable| {
+            self.tries
+                .get(&unusable.segment.number)
+                .map(|tries| tries.not_before)
+        };
+        let now = Instant::now();
+        let next = unusable
+            .into_iter()
+            .filter(|unusable| not_before(unusable).is_none_or(|moment| moment <= now))
+            .min_by_key(not_before);
+        let Some(unusable) = next else {
             return Ok(());
         };
-        if self.not_before.is_some_and(|moment| Instant::now() < moment) {
-            return Ok(());
-        }
-        self.not_before = Some(Instant::now() + limits::PROBE_INTERVAL);
-        let SegmentName { number, first, last } = segment;
-        tracing::warn!(
-            number,
-            first,
-            last,
-            reason,
-            "an index segment is damaged; rebuilding it from the log"
-        );
+        let number = unusable.segment.number;
         let (shared, stop) = (Arc::clone(shared), Arc::clone(&self.stop));
-        let rebuild = move || match rebuild(&shared, segment, &stop) {
-            Ok(()) => tracing::info!(number, first, last, "rebuilt an index segment"),
-            Err(RebuildError::Stopping) => {}
-            Err(error) => {
-                tracing::error!(number, first, last, %error, "cannot rebuild an index segment; trying again");
-            }
-        };
-        self.thread = Some(
-            std::thread::Builder::new()
-                .name("index-rebuild".into())
-                .spawn(rebuild)?,
-        );
+        let thread = std::thread::Builder::new()
+            .name("index-rebuild".into())
+            .spawn(move || run(&shared, &unusable, &stop))?;
+        self.running = Some(Running { number, thread });
         Ok(())
+    }
+
+    /// Says when the segment whose rebuild has ended may be tried again. That goes for a success, too: it is unusable
+    /// until its successor is listed.
+    fn note_end(&mut self) {
+        let Some(Running { number, thread }) = self.running.take() else {
+            return;
+        };
+        let rebuilt = join(thread);
+        let failed = if rebuilt {
+            0
+        } else {
+            self.tries.get(&number).map_or(1, |tries| tries.failed + 1)
+        };
+        self.tries.insert(
+            number,
+            Tries {
+                failed,
+                not_before: Instant::now() + pause(failed),
+            },
+        );
+    }
+}
+
+/// The pause after so many failures in a row.
+fn pause(failed: u32) -> Duration {
+    limits::REPAIR_BACKOFF_FIRST
+        .saturating_mul(2_u32.saturating_pow(failed.saturating_sub(1)))
+        .min(limits::REPAIR_BACKOFF_MOST)
+}
+
+fn join(thread: JoinHandle<bool>) -> bool {
+    thread.join().unwrap_or_else(|_| {
+        tracing::error!("the thread that rebuilds index segments panicked");
+        false
+    })
+}
+
+/// The thread's work.
+fn run(shared: &Shared, unusable: &Unusable, stop: &AtomicBool) -> bool {
+    let Unusable { segment, reason } = unusable;
+    let SegmentName { number, first, last } = *segment;
+    tracing::warn!(
+        number,
+        first,
+        last,
+        reason,
+        "an index segment is damaged; rebuilding it from the log"
+    );
+    match rebuild(shared, *segment, stop) {
+        Ok(()) => {
+            tracing::info!(number, first, last, "rebuilt an index segment");
+            true
+        }
+        Err(RebuildError::Stopping) => false,
+        Err(error) => {
+            tracing::error!(number, first, last, %error, "cannot rebuild an index segment; trying again");
+            // So that another one gets its turn.
+            (shared.maintenance)();
+            false
+        }
     }
 }
 
 impl Drop for Repairs {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that rebuilds index segments panicked");
+        if let Some(running) = self.running.take() {
+            join(running.thread);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A row of the log: its columns, its checksum, and how it is read back.
+//! A row of the log: its columns, its checksum, and how it is read back. And the checksum of a topic.
 //!
 //! The one place that knows the order of the columns. The payload stands last, so that what comes before it is read
 //! without following a large payload's overflow pages.
@@ -32,6 +32,14 @@ pub(super) fn checksum(
     bytes[12..20].copy_from_slice(&processed_at.to_le_bytes());
     bytes[20..].copy_from_slice(&fingerprint.0.to_le_bytes());
     xxh3_64_with_seed(&bytes, event)
+}
+
+/// Adds a topic: its number, its name, its checksum.
+pub(super) const ADD_TOPIC: &str = "INSERT INTO topics(number, name, checksum) VALUES (?1, ?2, ?3)";
+
+/// The checksum of a topic's row. Every event's identity depends on its topic's name.
+pub(super) fn topic_checksum(number: u64, name: &str) -> u64 {
+    xxh3_64_with_seed(name.as_bytes(), number)
 }
 
 /// A row that was read and whose checksum is right.

@@ -9,16 +9,17 @@ use crate::{
 use rusqlite::Connection;
 use std::sync::Arc;
 
-/// Calls `each` with every row from `first` to `last`, both included, in one read transaction. A row that is missing
-/// or damaged is an error.
-pub(super) fn rows<E: From<RowError>>(
+/// Calls `each` with the rows from `first` on, in one short read transaction: up to `last`, or until it has read as
+/// many rows or bytes as one may. Returns the last seq that it read. A row that is missing or damaged is an error.
+pub(super) fn slice<E: From<RowError>>(
     connection: &Connection,
     names: &[Arc<str>],
     first: Seq,
     last: Seq,
     mut each: impl FnMut(&LogRow<'_>) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<Seq, E> {
     let failed = |error: rusqlite::Error| E::from(RowError::from(error));
+    let last = last.min(first + limits::READ_SLICE_ROWS as u64 - 1);
     let mut select = connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM events WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq"
@@ -27,20 +28,24 @@ pub(super) fn rows<E: From<RowError>>(
     let mut rows = select
         .query((first.cast_signed(), last.cast_signed()))
         .map_err(failed)?;
-    let mut next = first;
-    while let Some(row) = rows.next().map_err(failed)? {
+    let mut bytes = 0;
+    for seq in first..=last {
+        let row = rows
+            .next()
+            .map_err(failed)?
+            .ok_or_else(|| RowError::missing(seq))?;
         let topic = LogRow::topic_of(row)?;
         let read = LogRow::read(row, names.get(topic as usize).map(|name| &**name))?;
-        if read.seq != next {
-            break;
+        if read.seq != seq {
+            return Err(RowError::missing(seq).into());
         }
         each(&read)?;
-        next += 1;
+        bytes += read.bytes();
+        if bytes >= limits::READ_SLICE_BYTES {
+            return Ok(seq);
+        }
     }
-    if next <= last {
-        return Err(RowError::missing(next).into());
-    }
-    Ok(())
+    Ok(last)
 }
 
 /// What the index keeps of the events from `first` to `last`, both included.
@@ -51,15 +56,10 @@ pub(super) fn entries(
     first: Seq,
     last: Seq,
 ) -> Result<Vec<Entry>, RowError> {
-    let mut entries = Vec::with_capacity(usize::try_from(last - first + 1).unwrap_or(0));
-    rows(connection, names, first, last, |row| -> Result<(), RowError> {
-        entries.push(row.entry(identity)?);
-        Ok(())
-    })?;
-    Ok(entries)
+    entries_in_slices(connection, names, identity, first, last).collect()
 }
 
-/// As [`entries`], in order and in short read transactions; ends after the first error.
+/// As [`entries`], one by one; ends after the first error.
 pub(super) fn entries_in_slices<'a>(
     connection: &'a Connection,
     names: &'a [Arc<str>],
@@ -68,19 +68,23 @@ pub(super) fn entries_in_slices<'a>(
     last: Seq,
 ) -> impl Iterator<Item = Result<Entry, RowError>> + 'a {
     let mut next = first;
-    let mut slice = Vec::new().into_iter();
+    let mut read = Vec::new().into_iter();
     std::iter::from_fn(move || {
-        if slice.len() == 0 && next <= last {
-            let end = last.min(next + limits::READ_SLICE_ROWS as u64 - 1);
-            match entries(connection, names, identity, next, end) {
-                Ok(read) => slice = read.into_iter(),
+        if read.len() == 0 && next <= last {
+            let mut entries = Vec::with_capacity(limits::READ_SLICE_ROWS);
+            let end = slice(connection, names, next, last, |row| -> Result<(), RowError> {
+                entries.push(row.entry(identity)?);
+                Ok(())
+            });
+            match end {
+                Ok(end) => next = end + 1,
                 Err(error) => {
                     next = last + 1;
                     return Some(Err(error));
                 }
             }
-            next = end + 1;
+            read = entries.into_iter();
         }
-        slice.next().map(Ok)
+        read.next().map(Ok)
     })
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `meta` | the store's id, the secret of its keys, a checksum of the two, when it was created, the last probe |
 //! | `events` | the log: one row an event, only ever appended to |
-//! | `topics` | the topics' names by number, from 0 without gaps, in the order in which they came |
+//! | `topics` | the topics' names by number, from 0 without gaps, in the order in which they came, each with a checksum |
 //! | `segments` | the index segments that count; a file that is not listed here does not |
 //! | `counter_deltas`, `counter_snapshot` | the counters, see `counters` |
 //! | `processed_events` | a view of the log for people |
@@ -18,6 +18,7 @@ use crate::{
     limits,
     store::OpenError,
 };
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior, config::DbConfig};
 use std::{fs::File, io::Read as _};
 use xxhash_rust::xxh3::xxh3_64;
@@ -29,7 +30,7 @@ const FORMAT_VERSION: i64 = 1;
 
 const TABLES: &str = "
     CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-    CREATE TABLE topics(number INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    CREATE TABLE topics(number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum INTEGER NOT NULL);
     CREATE TABLE events(
         seq INTEGER PRIMARY KEY, topic INTEGER NOT NULL, processed_at INTEGER NOT NULL,
         fingerprint INTEGER NOT NULL, checksum INTEGER NOT NULL,
@@ -129,8 +130,29 @@ pub(super) fn open_for_reading(paths: &Paths) -> Result<Connection, OpenError> {
             )));
         }
     }
-    let connection =
-        connect_reader(paths).map_err(|error| failure::open(paths, "the file cannot be opened", &error))?;
+    refuse_empty(paths, connect_reader(paths))
+}
+
+/// As [`open_for_reading`], for a file that nobody can change: on a read-only file system SQLite cannot make the files
+/// beside it by which its connections find each other.
+pub(super) fn open_immutable(paths: &Paths) -> Result<Connection, OpenError> {
+    if std::fs::metadata(&paths.wal).is_ok_and(|metadata| metadata.len() > 0) {
+        return Err(OpenError(format!(
+            "{} has commits that are not in the database file yet, and on a read-only file system they cannot be read. \
+             Copy the store to another place with all its files",
+            paths.wal.display()
+        )));
+    }
+    let path = percent_encode(paths.database.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(format!("file:{path}?immutable=1"), flags)
+        .and_then(|connection| configure(&connection).map(|()| connection));
+    refuse_empty(paths, connection)
+}
+
+fn refuse_empty(paths: &Paths, connection: rusqlite::Result<Connection>) -> Result<Connection, OpenError> {
+    let connection = connection.map_err(|error| failure::open(paths, "the file cannot be opened", &error))?;
     if check_format(paths, &connection)? == Format::New {
         return Err(OpenError(format!(
             "{} is an empty database, not a store",
@@ -190,6 +212,10 @@ fn check_format(paths: &Paths, connection: &Connection) -> Result<Format, OpenEr
     match (application, version, tables) {
         (0, 0, 0) => Ok(Format::New),
         (APPLICATION_ID, FORMAT_VERSION, _) => Ok(Format::Ours),
+        (APPLICATION_ID, ..FORMAT_VERSION, _) => Err(OpenError(format!(
+            "{shown} has file format {version}, and this oncelog knows format {FORMAT_VERSION}: it was written by an \
+             older oncelog. Export its events with that version (`oncelog export`), and publish them to a new store"
+        ))),
         (APPLICATION_ID, _, _) => Err(OpenError(format!(
             "{shown} has file format {version}, and this oncelog knows format {FORMAT_VERSION}: it was written by a \
              newer oncelog. Use that version or a later one"
@@ -238,6 +264,14 @@ fn make_durable(paths: &Paths, connection: &Connection) -> Result<(), OpenError>
         .map_err(failed)?;
     connection
         .pragma_update(None, "cache_size", -limits::SQLITE_WRITER_CACHE_KIB)
+        .map_err(failed)?;
+    connection
+        .pragma_update_and_check(
+            None,
+            "journal_size_limit",
+            limits::MAX_WAL_BYTES.cast_signed(),
+            |_| Ok(()),
+        )
         .map_err(failed)?;
     let synchronous: i64 = pragma(connection, "synchronous").map_err(failed)?;
     let page_size: i64 = pragma(connection, "page_size").map_err(failed)?;

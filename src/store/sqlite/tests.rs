@@ -1,6 +1,7 @@
 //! Promises of the SQLite store, and what its tests share.
 
 mod backups;
+mod checkpoints;
 mod counting;
 mod failures;
 mod model;
@@ -22,6 +23,7 @@ const SMALL: Settings = Settings {
     filter_keys: 16,
     max_frozen_tails: 2,
     time_block_events: 4,
+    retry: std::time::Duration::from_millis(1),
 };
 
 /// An event as tests write it.

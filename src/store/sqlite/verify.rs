@@ -1,7 +1,8 @@
 //! Checks a store from end to end: SQLite's own structure, every row, the counters and every index segment.
 //!
-//! For a store that no server has open, or a backup. Changes nothing. Whatever it finds it goes on, as far as what is
-//! left can still be read.
+//! For a store that no server has open, or a backup. Changes nothing in the store; beside it, it takes the lock (a file
+//! `<path>.lock`), unless the file system is read-only. Whatever it finds it goes on, as far as what is left can still
+//! be read.
 
 use super::{
     counters::{Counters, TopicTable},
@@ -20,7 +21,10 @@ use crate::{
 use hashbrown::HashMap;
 use rusqlite::Connection;
 use serde::Serialize;
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+};
 
 /// What a check of a whole store found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -66,13 +70,14 @@ pub(super) fn verify_with(
     settings: Settings,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<VerifyReport, OpenError> {
-    let paths = Paths::of(path);
     if std::fs::metadata(path).is_err() {
         return Err(OpenError(format!("{}: there is no such file", path.display())));
     }
-    let _lock = Lock::take(&paths)?;
+    let paths = Paths::resolve(path)?;
+    let lock = Lock::take_to_read(&paths)?;
     schema::check_file(&paths)?;
-    let connection = schema::open_for_reading(&paths)?;
+    let is_immutable = lock.is_none();
+    let connection = connect(&paths, is_immutable)?;
     let mut report = VerifyReport {
         events: 0,
         checks: Vec::new(),
@@ -96,6 +101,7 @@ pub(super) fn verify_with(
     report.add("topics, counters and list of segments", None);
     let store = Stored {
         paths: &paths,
+        is_immutable,
         connection: &connection,
         identity,
         names: loaded.topics.names(),
@@ -145,6 +151,8 @@ impl Findings {
 /// A store whose frame is in order.
 struct Stored<'a> {
     paths: &'a Paths,
+    /// On a read-only file system.
+    is_immutable: bool,
     connection: &'a Connection,
     identity: Identity,
     names: Vec<Arc<str>>,
@@ -312,19 +320,57 @@ impl Stored<'_> {
         })
     }
 
+    /// Checks a segment against the log. One thread reads the log and another one the segment: each takes about as long
+    /// as the other.
     fn check_segment(&self, segment: SegmentName) -> Option<String> {
-        let SegmentName { first, last, .. } = segment;
-        let entries = scan::entries_in_slices(self.connection, &self.names, &self.identity, first, last);
-        let mut entries = entries.map(|entry| entry.map_err(|error| error.to_string()));
-        let store = self.identity.store;
-        index::verify(
-            &self.paths.index,
-            store,
-            segment,
-            self.settings,
-            Some(&mut entries),
-        )
-        .err()
+        let Self {
+            paths,
+            names,
+            identity,
+            is_immutable,
+            settings,
+            ..
+        } = self;
+        std::thread::scope(|scope| {
+            let (send, receive) = mpsc::sync_channel(limits::VERIFY_SLICES_AHEAD);
+            scope.spawn(move || {
+                let connection = match connect(paths, *is_immutable) {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        // The receiver is gone only when the segment turned out to be damaged.
+                        let _ = send.send(vec![Err(error.to_string())]);
+                        return;
+                    }
+                };
+                let SegmentName { first, last, .. } = segment;
+                let mut entries = scan::entries_in_slices(&connection, names, identity, first, last)
+                    .map(|entry| entry.map_err(|error| error.to_string()));
+                loop {
+                    let slice: Vec<_> = entries.by_ref().take(limits::READ_SLICE_ROWS).collect();
+                    // As above.
+                    if slice.is_empty() || send.send(slice).is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut entries = receive.into_iter().flatten();
+            index::verify(
+                &paths.index,
+                identity.store,
+                segment,
+                *settings,
+                Some(&mut entries),
+            )
+            .err()
+        })
+    }
+}
+
+fn connect(paths: &Paths, is_immutable: bool) -> Result<Connection, OpenError> {
+    if is_immutable {
+        schema::open_immutable(paths)
+    } else {
+        schema::open_for_reading(paths)
     }
 }
 

@@ -7,12 +7,12 @@ use super::{
     decide::{Plan, decide},
     failure,
     insert::Insert,
-    lock::Lock,
     repair::Repairs,
+    rows::{self, ADD_TOPIC},
 };
 use crate::{
     event::{Batch, Key},
-    index::{Change, IndexError},
+    index::{Change, Found},
     limits,
     store::{BatchOutcome, CommitError, Writer},
 };
@@ -21,7 +21,6 @@ use std::sync::{Arc, atomic::Ordering};
 
 /// The writer of a SQLite store.
 pub(super) struct SqliteWriter {
-    // In this order they are dropped: the threads end before the lock is given up.
     checkpoints: Checkpoints,
     repairs: Repairs,
     connection: Connection,
@@ -29,7 +28,6 @@ pub(super) struct SqliteWriter {
     insert: Insert,
     ledger: Ledger,
     max_topics: usize,
-    _lock: Lock,
 }
 
 /// What is known of the stored counters, to give row ids and to see when to fold.
@@ -60,7 +58,6 @@ impl SqliteWriter {
         shared: Arc<Shared>,
         ledger: Ledger,
         max_topics: usize,
-        lock: Lock,
     ) -> std::io::Result<Self> {
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self {
@@ -71,7 +68,6 @@ impl SqliteWriter {
             insert: Insert::new(),
             ledger,
             max_topics,
-            _lock: lock,
         })
     }
 
@@ -99,21 +95,40 @@ impl SqliteWriter {
         loop {
             match self.shared.index.wait_for_room(events, limits::INDEX_WAIT) {
                 Ok(true) => return Ok(()),
-                Ok(false) => self.list_changes()?,
+                Ok(false) => {
+                    self.list_changes()?;
+                }
                 Err(error) => return Err(CommitError::Unavailable(error.to_string())),
             }
         }
     }
 
-    /// Lists all changes of the index's segments that are ready, each durably before the index uses it.
-    pub(super) fn list_changes(&mut self) -> Result<(), CommitError> {
+    /// Lists all changes of the index's segments that are ready, each durably before the index uses it. Returns
+    /// whether there were any.
+    pub(super) fn list_changes(&mut self) -> Result<bool, CommitError> {
+        let mut any = false;
         while let Some(change) = self.shared.index.finished() {
             transaction(&self.connection, &self.shared, |connection| {
                 list(connection, &change)
             })?;
             self.shared.index.apply(&change);
+            any = true;
         }
-        Ok(())
+        Ok(any)
+    }
+
+    /// Asks the index for all keys. What it cannot use is replaced if that is ready, and otherwise rebuilt.
+    fn look_up(&mut self, keys: &[Key]) -> Result<Vec<Option<Found>>, CommitError> {
+        loop {
+            let error = match self.shared.index.lookup(keys) {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            if !self.list_changes()? {
+                self.repair()?;
+                return Err(CommitError::Unavailable(failure::index(&error)));
+            }
+        }
     }
 
     /// Starts to rebuild what is damaged in the index, if anything is.
@@ -131,10 +146,13 @@ impl SqliteWriter {
         let (shared, insert) = (&self.shared, &self.insert);
         transaction(&self.connection, shared, |connection| {
             if !plan.new_topics.is_empty() {
-                let mut add =
-                    connection.prepare_cached("INSERT INTO topics(number, name) VALUES (?1, ?2)")?;
-                for (number, name) in (topics.len()..).zip(&plan.new_topics) {
-                    add.execute((i64::try_from(number).unwrap_or(i64::MAX), name))?;
+                let mut add = connection.prepare_cached(ADD_TOPIC)?;
+                for (number, name) in (topics.len() as u64..).zip(&plan.new_topics) {
+                    add.execute((
+                        number.cast_signed(),
+                        name,
+                        rows::topic_checksum(number, name).cast_signed(),
+                    ))?;
                 }
             }
             let first = delta.highest_seq - plan.entries.len() as u64 + 1;
@@ -177,17 +195,19 @@ impl SqliteWriter {
         Ok(())
     }
 
-    /// Takes what was written over into memory.
+    /// Takes what was written over into memory. Readers look all the while, so each step relies only on those before:
+    /// an event that the index finds has a topic with a name, and all up to the high watermark is found and counted.
     fn remember(&self, plan: &Plan<'_>, delta: &Delta) -> Result<(), CommitError> {
-        self.shared.index.append(&plan.entries);
-        let mut topics = self.shared.topics_mut();
-        for name in &plan.new_topics {
-            topics.add(name);
+        if !plan.new_topics.is_empty() {
+            let mut topics = self.shared.topics_mut();
+            for name in &plan.new_topics {
+                topics.add(name);
+            }
         }
-        topics.apply(delta).map_err(|error| {
+        self.shared.index.append(&plan.entries);
+        self.shared.topics_mut().apply(delta).map_err(|error| {
             CommitError::Poisoned(self.shared.poison("taking a commit into memory", error))
         })?;
-        drop(topics);
         self.shared
             .high_watermark
             .store(delta.highest_seq, Ordering::Release);
@@ -204,13 +224,7 @@ impl Writer for SqliteWriter {
             .map(|event| event.key)
             .collect();
         self.make_room(keys.len())?;
-        let found = match self.shared.index.lookup(&keys) {
-            Ok(found) => found,
-            Err(error) => {
-                self.repair()?;
-                return Err(CommitError::Unavailable(failure::index(&error)));
-            }
-        };
+        let found = self.look_up(&keys)?;
         let (plan, delta) = {
             let topics = self.shared.topics();
             let mut plan = decide(batches, &found, &topics, topics.highest_seq(), self.max_topics);
@@ -235,24 +249,24 @@ impl Writer for SqliteWriter {
         self.list_changes()?;
         self.repair()?;
         match self.checkpoints.between_commits(&self.connection) {
-            Err(error) if failure::is_failed_sync(&error) => Err(CommitError::Poisoned(
-                self.shared.poison("a sync of a checkpoint", &error),
-            )),
+            Err(error) if failure::is_failed_sync(&error) => {
+                let reason = self.shared.poison("a sync of a checkpoint", &error);
+                return Err(CommitError::Poisoned(reason));
+            }
             Err(error) => {
                 // Commits are safe in the log meanwhile. If the cause lasts, they fail by themselves.
                 tracing::warn!(%error, "a checkpoint failed; it is tried again");
-                Ok(())
             }
-            Ok(()) => Ok(()),
+            Ok(()) => {}
+        }
+        match self.shared.index.unusable().into_iter().next() {
+            Some(unusable) => Err(CommitError::Unavailable(failure::index(&unusable.into()))),
+            None => Ok(()),
         }
     }
 
     fn probe(&mut self) -> Result<(), CommitError> {
         self.maintain()?;
-        if let Some(unusable) = self.shared.index.unusable().into_iter().next() {
-            let error = IndexError::from(unusable);
-            return Err(CommitError::Unavailable(failure::index(&error)));
-        }
         self.make_room(1)?;
         transaction(&self.connection, &self.shared, |connection| {
             connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'probe'", [])?;

@@ -96,6 +96,22 @@ fn topics_are_listed_in_the_byte_order_of_their_names() {
         assert!(table.add(name));
     }
     assert!(!table.add("a"));
+    assert_eq!(table.list(None, 10), [], "a topic is there when it has an event");
+    let topics = (0..5).map(|topic| TopicDelta {
+        topic,
+        accepted: 1,
+        duplicates: 0,
+        conflicts: 0,
+        first_seq: u64::from(topic) + 1,
+        last_seq: u64::from(topic) + 1,
+    });
+    table
+        .apply(&Delta {
+            processed_at: 1,
+            highest_seq: 5,
+            topics: topics.collect(),
+        })
+        .unwrap();
     let names = |after, limit| -> Vec<String> {
         table
             .list(after, limit)

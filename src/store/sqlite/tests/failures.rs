@@ -7,11 +7,15 @@ use crate::{
     limits,
     store::{
         BatchOutcome, CommitError, Store as _, Writer as _,
-        sqlite::{counters::Delta, recovery, writer::SqliteWriter},
+        sqlite::{counters::Delta, paths::Paths, reader::SqliteStore, recovery, writer::SqliteWriter},
     },
 };
 use rusqlite::Connection;
-use std::{fs, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 fn set_pages(writer: &SqliteWriter, pages: i64) {
     writer
@@ -105,35 +109,156 @@ fn commits_without_new_events_are_durable_and_bounded() {
     assert_eq!(store.totals().accepted, 1);
 }
 
-#[test]
-fn a_segment_that_is_damaged_while_the_store_is_open_is_rebuilt() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("events.db");
-    // Without merges, which could replace the file before it is damaged or while it is.
+/// A store without merges, which could replace a file before it is damaged or while it is.
+fn open_unmerged(path: &Path) -> (SqliteWriter, SqliteStore) {
     let settings = Settings {
         merge_fan_in: 1000,
         ..SMALL
     };
-    let (mut writer, store) = recovery::open(&path, Arc::new(|| {}), settings, 1000).unwrap();
-    commit_many(&mut writer, &store, "id", 64);
-    // Of the first events, long sealed; damaged in place, because the store has it open.
-    let first = fs::read_dir(folder.path().join("events.db-index"))
+    recovery::open(path, Arc::new(|| {}), settings, 1000).unwrap()
+}
+
+/// The files of the segments, the first events' first.
+fn segment_files(database: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(Paths::of(database).index)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .min()
-        .unwrap();
-    let length = fs::metadata(&first).unwrap().len();
-    fs::write(&first, vec![0x55; usize::try_from(length).unwrap()]).unwrap();
-    let events = batch(&store.identity(), &[sent("topic", "id-0", r#"{"a":1}"#)]);
-    let error = writer.commit(&[&events]).unwrap_err();
+        .collect();
+    files.sort();
+    files
+}
+
+/// Damages a file in place, because the store has it open.
+fn damage(file: &Path) {
+    let length = fs::metadata(file).unwrap().len();
+    fs::write(file, vec![0x55; usize::try_from(length).unwrap()]).unwrap();
+}
+
+fn is_being_rebuilt(result: Result<impl std::fmt::Debug, CommitError>) {
+    let error = result.unwrap_err();
     assert!(matches!(error, CommitError::Unavailable(_)), "{error:?}");
     assert!(error.to_string().contains("rebuilt"), "{error}");
+}
+
+#[test]
+fn a_segment_that_is_damaged_while_the_store_is_open_is_rebuilt() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open_unmerged(&path);
+    commit_many(&mut writer, &store, "id", 64);
+    // Of the first events, long sealed.
+    damage(&segment_files(&path)[0]);
+    let events = batch(&store.identity(), &[sent("topic", "id-0", r#"{"a":1}"#)]);
+    is_being_rebuilt(writer.commit(&[&events]));
     // Each failing probe lets the rebuilds get on.
     while writer.probe().is_err() || writer.commit(&[&events]).is_err() {
         std::thread::yield_now();
     }
     let again = commit(&mut writer, &store, &[sent("topic", "id-63", r#"{"a":1}"#)]);
     assert_eq!((again[0].outcome, again[0].seq), (Outcome::Duplicate, 64));
+}
+
+#[test]
+fn commits_alone_list_what_was_rebuilt() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open_unmerged(&path);
+    commit_many(&mut writer, &store, "id", 64);
+    damage(&segment_files(&path)[0]);
+    let events = batch(&store.identity(), &[sent("topic", "id-0", r#"{"a":1}"#)]);
+    is_being_rebuilt(writer.commit(&[&events]));
+    let outcomes = loop {
+        match writer.commit(&[&events]) {
+            Ok(outcomes) => break outcomes,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    assert!(
+        matches!(&outcomes[0], BatchOutcome::Committed(placed) if placed[0].outcome == Outcome::Duplicate),
+        "{outcomes:?}"
+    );
+    writer.maintain().unwrap();
+}
+
+#[test]
+fn a_store_with_an_unusable_segment_says_so_although_some_commits_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open_unmerged(&path);
+    commit_many(&mut writer, &store, "id", 64);
+    // So that it cannot be rebuilt.
+    Connection::open(&path)
+        .unwrap()
+        .execute("DELETE FROM events WHERE seq = 2", [])
+        .unwrap();
+    damage(&segment_files(&path)[0]);
+    let events = batch(&store.identity(), &[sent("topic", "id-0", r#"{"a":1}"#)]);
+    is_being_rebuilt(writer.commit(&[&events]));
+    is_being_rebuilt(writer.maintain());
+    is_being_rebuilt(writer.probe());
+    // Of what is found elsewhere, a commit is as sure as ever.
+    let known = batch(&store.identity(), &[sent("topic", "id-63", r#"{"a":1}"#)]);
+    assert!(writer.commit(&[&known]).is_ok());
+    is_being_rebuilt(writer.maintain());
+}
+
+#[test]
+fn a_segment_that_cannot_be_rebuilt_keeps_no_other_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open_unmerged(&path);
+    commit_many(&mut writer, &store, "id", 64);
+    Connection::open(&path)
+        .unwrap()
+        .execute("DELETE FROM events WHERE seq = 2", [])
+        .unwrap();
+    let files = segment_files(&path);
+    damage(&files[0]);
+    damage(&files[1]);
+    // The topic's events by position: the first segment is read first, then noticed; so is the second.
+    let (lost, other) = (sent("topic", "id-0", "{}"), sent("topic", "id-9", "{}"));
+    let (lost, other) = (
+        batch(&store.identity(), &[lost]),
+        batch(&store.identity(), &[other]),
+    );
+    is_being_rebuilt(writer.commit(&[&lost]));
+    loop {
+        match writer.commit(&[&other]) {
+            Ok(_) => break,
+            Err(CommitError::Unavailable(_)) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    is_being_rebuilt(writer.commit(&[&lost]));
+}
+
+#[test]
+fn readers_know_the_topic_of_every_event_that_they_find() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    writer
+        .connection()
+        .pragma_update(None, "synchronous", "OFF")
+        .unwrap();
+    let rounds = 500;
+    std::thread::scope(|scope| {
+        let store = &store;
+        // More than there are processors, so that the writer is interrupted between its steps now and then.
+        for _ in 0..6 {
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let topic = format!("topic {round}");
+                    while store.find(&topic, "id").unwrap().is_none() {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+        }
+        for round in 0..rounds {
+            commit(&mut writer, store, &[sent(&format!("topic {round}"), "id", "{}")]);
+        }
+    });
 }
 
 #[test]

@@ -24,6 +24,38 @@ fn a_second_server_is_refused_and_told_who_has_the_file() {
 }
 
 #[test]
+fn a_symbolic_link_leads_to_the_same_lock_and_the_same_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let link = folder.path().join("elsewhere.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let message = refusal(&link);
+    assert!(message.contains("symbolic link"), "{message}");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 30);
+    let message = refusal(&link);
+    assert!(message.contains("in use"), "{message}");
+    drop((writer, store));
+    let (_writer, store) = open(&link);
+    assert_eq!(store.totals().accepted, 30);
+    assert!(!folder.path().join("elsewhere.db-index").exists());
+    assert!(!folder.path().join("elsewhere.db.lock").exists());
+}
+
+#[test]
+fn the_lock_is_held_as_long_as_anyone_uses_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (writer, store) = open(&path);
+    Box::new(writer).close().unwrap();
+    // The index's threads are the store's too.
+    let message = refusal(&path);
+    assert!(message.contains("in use"), "{message}");
+    drop(store);
+    open(&path);
+}
+
+#[test]
 fn folders_are_made() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("some/where/events.db");
@@ -73,6 +105,74 @@ fn a_store_of_a_newer_format_is_refused() {
     let message = refusal(&path);
     assert!(message.contains("format 99"), "{message}");
     assert!(message.contains("newer oncelog"), "{message}");
+}
+
+#[test]
+fn a_store_of_an_older_format_is_not_called_newer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    drop(open(&path));
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 0).unwrap();
+    drop(connection);
+    let message = refusal(&path);
+    assert!(message.contains("older oncelog"), "{message}");
+}
+
+#[test]
+fn a_damaged_topic_is_refused() {
+    for damage in [
+        "UPDATE topics SET name = 'other'",
+        "UPDATE topics SET checksum = checksum + 1",
+        "INSERT INTO topics SELECT 1, 'another', checksum FROM topics",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.db");
+        let (mut writer, store) = open(&path);
+        commit_many(&mut writer, &store, "id", 3);
+        drop((writer, store));
+        Connection::open(&path).unwrap().execute(damage, []).unwrap();
+        let message = refusal(&path);
+        assert!(message.contains("its checksum is wrong"), "{damage}: {message}");
+    }
+}
+
+#[test]
+fn a_log_without_rows_is_enough_only_when_segments_know_every_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    // Three full tails, and nothing behind them.
+    commit_many(&mut writer, &store, "id", 24);
+    let sealed = |writer: &crate::store::sqlite::writer::SqliteWriter| -> Option<i64> {
+        writer
+            .connection()
+            .query_row("SELECT max(last) FROM segments", [], |row| row.get(0))
+            .unwrap()
+    };
+    while sealed(&writer) != Some(24) {
+        writer.maintain().unwrap();
+        std::thread::yield_now();
+    }
+    drop((writer, store));
+    let connection = Connection::open(&path).unwrap();
+    connection.execute("DELETE FROM events", []).unwrap();
+    drop(connection);
+    let (mut writer, store) = open(&path);
+    assert_eq!(store.high_watermark(), 24);
+    let again = commit(
+        &mut writer,
+        &store,
+        &[sent("topic", "id-7", r#"{"a":1}"#), sent("topic", "new", "{}")],
+    );
+    assert_eq!((again[0].outcome, again[0].seq), (Outcome::Duplicate, 8));
+    assert_eq!((again[1].outcome, again[1].seq), (Outcome::Stored, 25));
+    drop((writer, store));
+    let connection = Connection::open(&path).unwrap();
+    connection.execute("DELETE FROM events", []).unwrap();
+    drop(connection);
+    let message = refusal(&path);
+    assert!(message.contains("ends with event 24"), "{message}");
 }
 
 #[test]

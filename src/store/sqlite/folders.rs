@@ -1,0 +1,33 @@
+//! Folders that outlast a power cut: a new name is on the disk when the folder that has it is synced.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+/// The folder that has the file or folder `path`.
+pub(super) fn of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// Makes a folder and those above it, as far as they are missing, durably.
+pub(super) fn make(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = of(folder);
+    make(above)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+        result => result?,
+    }
+    sync(above)
+}
+
+/// When this returns, the file, or the names in the folder, survive a power cut.
+pub(super) fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
