@@ -135,6 +135,8 @@ impl Committer {
             }
         }
         self.report.flush();
+        // Its connections go first, so that SQLite can remove the write-ahead log.
+        drop(self.store);
         if let Err(error) = self.writer.close() {
             tracing::error!(%error, "the store was not closed tidily; it is put right at the next start");
         }
