@@ -1,6 +1,6 @@
 //! The HTTP API: requests become calls of the queue and the store, results become answers.
 //!
-//! The router ties paths to handlers, one file a resource; [`Api::handle`] is the one thin layer around it, which
+//! The router ties paths to handlers, one file a resource; `Api::handle` is the one thin layer around it, which
 //! counts and logs. Only `server` uses this module.
 
 mod answers;

@@ -17,7 +17,7 @@ const IDENTITY: Identity = Identity {
 };
 
 /// What the committer asked of the writer.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Call {
     /// With so many batches.
     Commit(usize),

@@ -42,7 +42,7 @@ pub struct SegmentName {
     pub last: Seq,
 }
 
-/// A change of the list of segments. The store lists it in a transaction, then hands it to [`Index::apply`].
+/// A change of the list of segments. The store lists it in a transaction, then hands it to [`super::Index::apply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// These are no longer listed.
