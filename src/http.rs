@@ -137,7 +137,7 @@ impl Api {
         ));
         let (router, description) = described_routes().split_for_parts();
         let app = AppState {
-            cursors: Cursors::new(parts.store.identity()),
+            cursors: Cursors::new(parts.store.identity(), parts.store.branches()),
             store: parts.store,
             ingest: parts.ingest,
             wakeup: parts.wakeup,

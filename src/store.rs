@@ -59,6 +59,9 @@ pub trait Store: Send + Sync {
     /// What the store's keys and cursors are made with.
     fn identity(&self) -> Identity;
 
+    /// The branches of the store's history, in the order of their first seqs; the first one begins at seq 1.
+    fn branches(&self) -> &[Branch];
+
     /// The number of the newest committed event; 0 when there is none. Everything up to it can be read.
     fn high_watermark(&self) -> Seq;
 
@@ -76,6 +79,25 @@ pub trait Store: Send + Sync {
 
     /// Figures about the store for metrics.
     fn gauges(&self) -> Gauges;
+}
+
+/// A stretch of a store's history, up to the next branch.
+///
+/// A backup goes on from its watermark with a branch of its own. So a seq behind the watermark, which the store and a
+/// restored copy give to different events, is of different branches, and a cursor of one is no cursor of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// The first seq that is given on it.
+    pub first: Seq,
+    /// A random number.
+    pub id: u64,
+}
+
+/// The branch that `seq` is given on. `branches` are in the order of their first seqs; a seq before all of them is of the
+/// first.
+pub fn branch_of(branches: &[Branch], seq: Seq) -> Option<Branch> {
+    let behind = branches.partition_point(|branch| branch.first <= seq);
+    branches.get(behind.saturating_sub(1)).copied()
 }
 
 /// Which way a query reads the log.

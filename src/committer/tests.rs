@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     event::{Identity, Outcome, Seq, Shape, parse},
     ingest::{self, Ingest},
-    store::{BatchOutcome, Gauges, Page, Placed, Query, ReadError, StoredEvent, TopicStatus, Totals},
+    store::{BatchOutcome, Branch, Gauges, Page, Placed, Query, ReadError, StoredEvent, TopicStatus, Totals},
 };
 use std::{sync::mpsc, time::Duration};
 use tokio::sync::Semaphore;
@@ -70,6 +70,9 @@ struct EmptyStore;
 impl Store for EmptyStore {
     fn identity(&self) -> Identity {
         IDENTITY
+    }
+    fn branches(&self) -> &[Branch] {
+        &[]
     }
     fn high_watermark(&self) -> Seq {
         1

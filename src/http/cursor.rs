@@ -1,14 +1,16 @@
 //! Cursors: positions in the log or in the list of topics, as opaque texts.
 //!
 //! A cursor is base64url without padding of
-//! `version (1) | kind (1) | store (8) | position (8, or a topic's name) | seal (8)`, numbers big-endian. The seal is a
-//! keyed hash with the store's secret over all before it, so that only positions that were given out are taken back.
+//! `version (1) | kind (1) | store (8) | position | seal (8)`, numbers big-endian. A position is `branch (8) | seq (8)`, or a
+//! topic's name. The seal is a keyed hash with the store's secret over all before it, so that only positions that were
+//! given out are taken back. The branch is that of the seq in the store's history: a cursor from after a backup does not
+//! fit the store that was restored from it, where other events have these seqs.
 
 use super::error::{Kind, Problem};
 use crate::{
     event::{Identity, Seq},
     limits::MAX_NAME_CHARS,
-    store::Order,
+    store::{Branch, Order, branch_of},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use siphasher::sip::SipHasher13;
@@ -27,6 +29,7 @@ const MAX_CURSOR_CHARS: usize = (HEAD_BYTES + MAX_NAME_CHARS * 4 + SEAL_BYTES).d
 #[derive(Debug)]
 pub(crate) struct Cursors {
     identity: Identity,
+    branches: Vec<Branch>,
 }
 
 /// A position in the log that was given out.
@@ -39,9 +42,12 @@ pub(crate) struct Position {
 }
 
 impl Cursors {
-    /// For the store with this identity.
-    pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity }
+    /// For the store with this identity and history.
+    pub(crate) fn new(identity: Identity, branches: &[Branch]) -> Self {
+        Self {
+            identity,
+            branches: branches.to_vec(),
+        }
     }
 
     /// The cursor of a position in the log.
@@ -50,7 +56,8 @@ impl Cursors {
             Order::Ascending => KIND_ASCENDING,
             Order::Descending => KIND_DESCENDING,
         };
-        self.seal(kind, &position.seq.to_be_bytes())
+        let body = [self.branch_of(position.seq), position.seq].map(u64::to_be_bytes);
+        self.seal(kind, body.as_flattened())
     }
 
     /// The cursor of the topics after `topic`.
@@ -66,11 +73,15 @@ impl Cursors {
             KIND_DESCENDING => Order::Descending,
             _ => return Err(invalid("it is a cursor of GET /topics, not of GET /events")),
         };
-        let seq = body.try_into().map_err(|_| made_up())?;
-        Ok(Position {
-            order,
-            seq: Seq::from_be_bytes(seq),
-        })
+        let (branch, seq) = body.split_first_chunk().ok_or_else(made_up)?;
+        let seq = Seq::from_be_bytes(seq.try_into().map_err(|_| made_up())?);
+        if u64::from_be_bytes(*branch) != self.branch_of(seq) {
+            return Err(invalid(
+                "the store was restored from a backup that is older than it, or it is from a restored copy: other events \
+                 have its seqs here. Go on from a cursor of before the backup, or from the start",
+            ));
+        }
+        Ok(Position { order, seq })
     }
 
     /// The topic that a cursor of the list of topics stands for.
@@ -80,6 +91,10 @@ impl Cursors {
             return Err(invalid("it is a cursor of GET /events, not of GET /topics"));
         }
         String::from_utf8(body).map_err(|_| made_up())
+    }
+
+    fn branch_of(&self, seq: Seq) -> u64 {
+        branch_of(&self.branches, seq).map_or(0, |branch| branch.id)
     }
 
     fn seal(&self, kind: u8, body: &[u8]) -> String {
@@ -139,10 +154,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn cursors(store: u128, secret: u8) -> Cursors {
-        Cursors::new(Identity {
+        let identity = Identity {
             store,
             secret: [secret; 16],
-        })
+        };
+        Cursors::new(identity, &[Branch { first: 1, id: 5 }])
     }
 
     fn order() -> impl Strategy<Value = Order> {
@@ -172,6 +188,41 @@ mod tests {
         fn any_text_is_refused_without_a_panic(text in ".{0,60}") {
             prop_assert!(cursors(7, 1).read_events(&text).is_err());
             prop_assert!(cursors(7, 1).read_topics(&text).is_err());
+        }
+    }
+
+    #[test]
+    fn a_cursor_from_after_a_backup_does_not_fit_what_was_restored_from_it() {
+        let original = cursors(7, 1);
+        let old = Branch { first: 1, id: 5 };
+        let restored = Cursors::new(original.identity, &[old, Branch { first: 11, id: 6 }]);
+        let order = Order::Ascending;
+        for seq in 0..=10 {
+            let position = Position { order, seq };
+            assert_eq!(
+                restored.read_events(&original.events(position)).expect("shared"),
+                position
+            );
+            assert_eq!(
+                original.read_events(&restored.events(position)).expect("shared"),
+                position
+            );
+        }
+        for seq in [11, 12, 1_000_000] {
+            let position = Position { order, seq };
+            for (from, to) in [(&original, &restored), (&restored, &original)] {
+                let problem = to
+                    .read_events(&from.events(position))
+                    .expect_err("another history");
+                assert!(
+                    format!("{problem:?}").contains("restored from a backup"),
+                    "{problem:?}"
+                );
+                assert_eq!(
+                    from.read_events(&from.events(position)).expect("own cursor"),
+                    position
+                );
+            }
         }
     }
 

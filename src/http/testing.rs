@@ -7,7 +7,7 @@ use crate::{
     health::Health,
     ingest::{self, Ingest},
     store::{
-        BatchOutcome, CommitError, Gauges, Order, Page, Placed, Query, ReadError, Store, StoredEvent,
+        BatchOutcome, Branch, CommitError, Gauges, Order, Page, Placed, Query, ReadError, Store, StoredEvent,
         TopicStatus, Totals, Writer,
     },
     wakeup::Wakeup,
@@ -175,6 +175,10 @@ impl State {
 impl Store for FakeStore {
     fn identity(&self) -> Identity {
         IDENTITY
+    }
+
+    fn branches(&self) -> &[Branch] {
+        &[Branch { first: 1, id: 1 }]
     }
 
     fn high_watermark(&self) -> Seq {

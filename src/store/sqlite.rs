@@ -39,7 +39,7 @@ mod writer;
 pub use backup::{BackupReport, backup};
 pub use verify::{Check, VerifyReport, verify};
 
-use super::{Maintenance, OpenError, Store, Writer};
+use super::{Branch, Maintenance, OpenError, Store, Writer};
 use crate::{
     event::Identity,
     index::{Index, Settings},
@@ -72,6 +72,7 @@ pub fn open_with(path: &Path, maintenance: Maintenance, settings: Settings) -> R
 struct Shared {
     paths: Paths,
     identity: Identity,
+    branches: Vec<Branch>,
     index: Index,
     topics: RwLock<TopicTable>,
     /// Everything up to here is committed and in the index.

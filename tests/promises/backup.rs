@@ -106,6 +106,43 @@ fn a_backup_under_load_restores_to_exactly_the_events_up_to_its_watermark() {
     }
 }
 
+/// Once a cursor from after a backup was refused only until the restored store had grown past it, and then skipped what
+/// the restored store had put under the same seqs.
+#[test]
+fn a_cursor_from_after_a_backup_never_skips_events_of_the_restored_store() {
+    let server = Server::start();
+    let mut client = server.client();
+    let events = |ids: std::ops::Range<u32>| -> Vec<Event> {
+        ids.map(|id| Event::new("t", &id.to_string())).collect()
+    };
+    let next = |client: &mut crate::harness::Client| {
+        let page = client.get("/events?order=asc&limit=1000").ok();
+        page["next"].as_str().unwrap().to_owned()
+    };
+    client.publish(&events(0..10));
+    let before = next(&mut client);
+    let output = backup(&server, "copy.db");
+    assert!(output.status.success(), "{}", said(&output));
+    client.publish(&events(10..20));
+    let after = next(&mut client);
+
+    let restored = Server::start_in(server.folder().clone(), &[("DATABASE_PATH", "copy.db")]);
+    let mut client = restored.client();
+    let other = client.publish(&events(100..150));
+    assert_eq!(other["accepted"], 50, "the store has grown past the cursor");
+    let problem = client.get(&format!("/events?cursor={after}")).problem(422);
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("restored from a backup"),
+        "{problem}"
+    );
+    let page = client.get(&format!("/events?limit=1000&cursor={before}")).ok();
+    assert_eq!(page["count"], 50, "a cursor from before the backup goes on");
+    assert_eq!(page["events"][0]["event_id"], "100");
+}
+
 #[test]
 fn a_backup_never_writes_over_anything() {
     let server = Server::start();

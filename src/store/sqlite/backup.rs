@@ -52,6 +52,10 @@ pub fn backup(
     let meta = schema::load_meta(&from, &connection)?;
     let (loaded, segments) = pin(&from, &connection, meta.identity.store)?;
     let high = loaded.topics.highest_seq();
+    // From here on the copy gives its seqs to other events than the store does.
+    let mut branches = schema::load_branches(&from, &connection)?;
+    branches.retain(|branch| branch.first <= high);
+    branches.push(schema::new_branch(&to, high + 1)?);
     progress(0, high);
 
     let folder = folders::of(destination);
@@ -72,6 +76,7 @@ pub fn backup(
         &identity.store.to_be_bytes(),
         &identity.secret,
         &meta.created_at,
+        &branches,
     )
     .map_err(failed)?;
     // Nobody trusts the copy before it is complete, so it needs no journal; it is synced at the end.

@@ -14,7 +14,7 @@ use crate::{
     event::{Identity, Seq},
     index::{Direction, IndexError, TimeBlock},
     limits,
-    store::{Gauges, Order, Page, Query, ReadError, Store, StoredEvent, TopicStatus, Totals},
+    store::{Branch, Gauges, Order, Page, Query, ReadError, Store, StoredEvent, TopicStatus, Totals},
 };
 use rusqlite::{Connection, Row};
 use std::{
@@ -40,6 +40,10 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn identity(&self) -> Identity {
         self.shared.identity
+    }
+
+    fn branches(&self) -> &[Branch] {
+        &self.shared.branches
     }
 
     fn high_watermark(&self) -> Seq {

@@ -48,6 +48,7 @@ pub(super) fn open(
     let connection = schema::open_for_writing(&paths)?;
     checkpoint::settle(&paths, &connection, limits::SETTLE_WAIT)?;
     let identity = schema::load_meta(&paths, &connection)?.identity;
+    let branches = schema::load_branches(&paths, &connection)?;
     let Loaded {
         topics,
         ledger,
@@ -66,6 +67,7 @@ pub(super) fn open(
     let shared = Arc::new(Shared {
         paths,
         identity,
+        branches,
         index,
         topics: RwLock::new(topics),
         high_watermark: highest.into(),

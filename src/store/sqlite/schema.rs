@@ -14,9 +14,9 @@
 
 use super::{failure, paths::Paths};
 use crate::{
-    event::{Identity, format_micros},
+    event::{Identity, Seq, format_micros},
     limits,
-    store::OpenError,
+    store::{Branch, OpenError},
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior, config::DbConfig};
@@ -30,6 +30,7 @@ const FORMAT_VERSION: i64 = 1;
 
 const TABLES: &str = "
     CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    CREATE TABLE branches(first INTEGER PRIMARY KEY, id INTEGER NOT NULL);
     CREATE TABLE topics(number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum INTEGER NOT NULL);
     CREATE TABLE events(
         seq INTEGER PRIMARY KEY, topic INTEGER NOT NULL, processed_at INTEGER NOT NULL,
@@ -111,7 +112,8 @@ pub(super) fn open_for_writing(paths: &Paths) -> Result<Connection, OpenError> {
             .map_err(|error| OpenError(format!("the operating system gives no random numbers: {error}")))?;
         let (store, secret) = random.split_at(16);
         let now = format_micros(jiff::Timestamp::now().as_microsecond());
-        create(&mut connection, store, secret, &now)
+        let branch = new_branch(paths, 1)?;
+        create(&mut connection, store, secret, &now, &[branch])
             .map_err(|error| failure::open(paths, "the tables cannot be made", &error))?;
     }
     make_durable(paths, &connection)?;
@@ -227,12 +229,13 @@ fn check_format(paths: &Paths, connection: &Connection) -> Result<Format, OpenEr
     }
 }
 
-/// Makes the tables of a store with this identity in an empty database, all or nothing.
+/// Makes the tables of a store with this identity and history in an empty database, all or nothing.
 pub(super) fn create(
     connection: &mut Connection,
     store: &[u8],
     secret: &[u8],
     created_at: &str,
+    branches: &[Branch],
 ) -> rusqlite::Result<()> {
     connection.pragma_update(None, "page_size", limits::SQLITE_PAGE_BYTES.cast_signed())?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -246,6 +249,12 @@ pub(super) fn create(
          ('store_id', ?1), ('hash_secret', ?2), ('checksum', ?3), ('created_at', ?4), ('probe', 0)",
         (store, secret, meta_checksum(store, secret), created_at),
     )?;
+    for branch in branches {
+        transaction.execute(
+            "INSERT INTO branches(first, id) VALUES (?1, ?2)",
+            [branch.first.cast_signed(), branch.id.cast_signed()],
+        )?;
+    }
     transaction.commit()
 }
 
@@ -306,6 +315,42 @@ fn pragma<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> r
 pub(super) struct Meta {
     pub(super) identity: Identity,
     pub(super) created_at: String,
+}
+
+/// Reads the branches of the store's history.
+pub(super) fn load_branches(paths: &Paths, connection: &Connection) -> Result<Vec<Branch>, OpenError> {
+    let read = || {
+        connection
+            .prepare("SELECT first, id FROM branches ORDER BY first")?
+            .query_map([], |row| {
+                Ok(Branch {
+                    first: row.get::<_, i64>(0)?.cast_unsigned(),
+                    id: row.get::<_, i64>(1)?.cast_unsigned(),
+                })
+            })?
+            .collect::<rusqlite::Result<Vec<Branch>>>()
+    };
+    let branches =
+        read().map_err(|error| failure::open(paths, "the store's history cannot be read", &error))?;
+    if branches.first().is_some_and(|branch| branch.first == 1) {
+        Ok(branches)
+    } else {
+        Err(OpenError(format!(
+            "{}: the store's history (table branches) has no beginning. Go back to a backup",
+            paths.database.display()
+        )))
+    }
+}
+
+/// A branch that begins at `first`.
+pub(super) fn new_branch(paths: &Paths, first: Seq) -> Result<Branch, OpenError> {
+    let id = getrandom::u64().map_err(|error| {
+        OpenError(format!(
+            "{}: the system has no random numbers: {error}",
+            paths.database.display()
+        ))
+    })?;
+    Ok(Branch { first, id })
 }
 
 /// Reads the store's identity.

@@ -91,6 +91,8 @@ pub(super) fn verify_with(
         }
     };
     report.add("identity of the store", None);
+    let history = schema::load_branches(&paths, &connection).err();
+    report.add("history of the store", history.map(|error| error.to_string()));
     let loaded = match recovery::load(&paths, &connection) {
         Ok(loaded) => loaded,
         Err(error) => {
