@@ -11,7 +11,11 @@ pub(crate) fn check(body: &[u8]) {
         secret: [7; 16],
     };
     const MAX_EVENTS: usize = 20;
-    let is_json = str::from_utf8(body).is_ok_and(|body| serde_json::from_str::<IgnoredAny>(body).is_ok());
+    let is_json = str::from_utf8(body).is_ok_and(|body| {
+        // A byte order mark in front is skipped.
+        let body = body.strip_prefix('\u{feff}').unwrap_or(body);
+        serde_json::from_str::<IgnoredAny>(body).is_ok()
+    });
     for shape in [Shape::Any, Shape::Wrapped, Shape::Lines] {
         match parse(body.to_vec(), shape, &IDENTITY, MAX_EVENTS) {
             Ok(batch) => {
