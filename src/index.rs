@@ -134,9 +134,7 @@ impl Index {
         listed: &[SegmentName],
         ready: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<(Self, Vec<Unusable>), IndexError> {
-        home.disk
-            .create_folder(&home.folder)
-            .map_err(|error| io_error("create", &home.folder, &error))?;
+        make_folder(&home)?;
         let mut listed = listed.to_vec();
         listed.sort_unstable_by_key(|name| name.first);
         remove_unlisted(&home, &listed)?;
@@ -572,6 +570,22 @@ pub fn file_name(store: u128, segment: SegmentName) -> String {
 
 fn file_prefix(store: u128) -> String {
     format!("{store:032x}-")
+}
+
+/// Makes the folder if it is missing, so that its name survives a power cut too.
+fn make_folder(home: &Home) -> Result<(), IndexError> {
+    if home.folder.is_dir() {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| io_error("create", &home.folder, &error);
+    home.disk.create_folder(&home.folder).map_err(failed)?;
+    let parent = home
+        .folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    home.disk
+        .sync_folder(parent.unwrap_or(Path::new(".")))
+        .map_err(failed)
 }
 
 /// Removes what a crash left behind: segment files of this store that are not listed.
