@@ -11,6 +11,7 @@ mod tests;
 
 use crate::{
     event::Batch,
+    faults::{self, CrashPoint},
     health::{Health, Trouble},
     ingest::{Message, Next, Queue, Submission, SubmitError},
     limits::{MAX_COMMIT_BYTES, MAX_COMMIT_EVENTS, PROBE_INTERVAL},
@@ -155,6 +156,7 @@ impl Committer {
                     }
                 });
                 self.wakeup.announce(self.store.high_watermark());
+                faults::reached(CrashPoint::CommitAnswered);
                 Ok(())
             }
             Err(error) => {

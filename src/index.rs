@@ -60,7 +60,10 @@ pub use types::{
 };
 pub use verify::verify;
 
-use crate::event::{Key, Seq};
+use crate::{
+    event::{Key, Seq},
+    faults::{self, CrashPoint},
+};
 use background::{Background, Finished};
 use disk::Disk;
 use segment::{Home, Segment, io_error};
@@ -411,6 +414,7 @@ impl Index {
         drop(sealed_tails);
         for name in applied.remove {
             self.shared.home.remove(name);
+            faults::reached(CrashPoint::SourceRemoved);
         }
         self.background.look_for_merges();
     }
@@ -425,6 +429,7 @@ impl Index {
         let mut add = Vec::new();
         match self.rebuild_pieces(segment, &mut entries, &mut add) {
             Ok(()) => {
+                faults::reached(CrashPoint::RebuildDone);
                 self.shared.finish(Finished {
                     remove: vec![segment],
                     add,
@@ -603,6 +608,7 @@ fn remove_unlisted(home: &Home, listed: &[SegmentName]) -> Result<(), IndexError
             home.disk
                 .remove(&entry.path())
                 .map_err(|error| io_error("remove", &entry.path(), &error))?;
+            faults::reached(CrashPoint::OpenRemoved);
             tracing::info!(file = name, "removed an index file that a crash left unlisted");
         }
     }

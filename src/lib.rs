@@ -17,12 +17,14 @@
 //! | [`client`] | the HTTP client of the subcommands |
 //! | [`logging`] | log lines to standard error |
 //! | [`limits`] | every bound |
+//! | [`faults`] | where the fault tests end the program; nothing in a release |
 
 pub mod cli;
 pub mod client;
 pub mod committer;
 pub mod config;
 pub mod event;
+pub mod faults;
 pub mod health;
 pub mod http;
 pub mod index;

@@ -4,7 +4,10 @@
 //! new files and hand them over as [`Finished`]; the store lists them.
 
 use super::{Change, IndexError, SegmentName, Shared, State, lock, merge, segment::Segment, tail::Tail};
-use crate::limits::{MAX_INDEX_RETRY, MAX_SEGMENT_EVENTS};
+use crate::{
+    faults::{self, CrashPoint},
+    limits::{MAX_INDEX_RETRY, MAX_SEGMENT_EVENTS},
+};
 use std::{
     io,
     sync::{
@@ -217,6 +220,7 @@ fn merge_next(shared: &Shared, stop: &AtomicBool) -> Result<(), IndexError> {
     let started = Instant::now();
     let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
     let segment = merge::merge(&shared.home, &sources, number, stop)?;
+    faults::reached(CrashPoint::MergeDone);
     tracing::info!(
         segments = sources.len(),
         events = segment.events(),

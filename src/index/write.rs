@@ -7,6 +7,7 @@ use super::{
     format::{Header, IdRecord, Layout, TopicRecord},
     segment::{Home, Segment, io_error},
 };
+use crate::faults::{self, CrashPoint};
 use std::io;
 
 impl Home {
@@ -43,6 +44,7 @@ impl Home {
             layout: Layout::empty(),
         };
         let file = self.disk.create(&path).map_err(failed)?;
+        faults::reached(CrashPoint::SegmentCreated);
         let mut blocks = BlockWriter::new(self.disk.clone(), file, header.seed());
         let layout = &mut header.layout;
 
@@ -112,10 +114,13 @@ impl Home {
         // The sources of a merge are removed once this file is listed: it must not lack anything they have.
         Header::from_bytes(&header.to_bytes(), self.store, name)
             .map_err(|reason| IndexError::Io(format!("cannot write {}: {reason}", path.display())))?;
+        faults::reached(CrashPoint::SegmentFilled);
         let (file, bytes) = blocks.finish(&header.to_bytes()).map_err(failed)?;
+        faults::reached(CrashPoint::SegmentSynced);
         self.disk
             .sync_folder(&self.folder)
             .map_err(|error| io_error("sync", &self.folder, &error))?;
+        faults::reached(CrashPoint::SegmentDurable);
         Ok(Segment {
             header,
             seed: header.seed(),

@@ -42,6 +42,7 @@ pub use verify::{Check, VerifyReport, verify};
 use super::{Branch, Maintenance, OpenError, Store, Writer};
 use crate::{
     event::Identity,
+    faults,
     index::{Index, Settings},
     limits,
 };
@@ -59,7 +60,7 @@ pub type Opened = (Box<dyn Writer>, Arc<dyn Store>);
 /// Opens the store at `path`, and makes it when it is not there. `maintenance` is called, from any thread, when
 /// [`Writer::maintain`] has something to do.
 pub fn open(path: &Path, maintenance: Maintenance) -> Result<Opened, OpenError> {
-    open_with(path, maintenance, Settings::default())
+    open_with(path, maintenance, faults::index_settings())
 }
 
 /// As [`open`], with other sizes of the index.

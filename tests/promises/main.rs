@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+#[path = "../harness/mod.rs"]
 mod harness;
 
 mod backup;

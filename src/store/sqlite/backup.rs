@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     event::Seq,
+    faults::{self, CrashPoint},
     index::{self, SegmentName, Settings, file_name},
     limits,
     store::OpenError,
@@ -51,6 +52,7 @@ pub fn backup(
     let connection = schema::open_for_reading(&from)?;
     let meta = schema::load_meta(&from, &connection)?;
     let (loaded, segments) = pin(&from, &connection, meta.identity.store)?;
+    faults::reached(CrashPoint::BackupPinned);
     let high = loaded.topics.highest_seq();
     // From here on the copy gives its seqs to other events than the store does.
     let mut branches = schema::load_branches(&from, &connection)?;
@@ -68,6 +70,7 @@ pub fn backup(
     let partial = Partial::new(destination);
     let paths = &partial.paths;
     copy_segments(&from, paths, meta.identity.store, &segments)?;
+    faults::reached(CrashPoint::BackupSegments);
     let failed = |error: rusqlite::Error| failure::open(paths, "the copy cannot be written", &error);
     let mut copy = Connection::open(&paths.database).map_err(failed)?;
     let identity = meta.identity;
@@ -251,6 +254,7 @@ fn copy_log(
         })?;
         drop(add);
         transaction.commit().map_err(CopyError::Copy)?;
+        faults::reached(CrashPoint::BackupSlice);
         progress(last, high);
         next = last + 1;
     }
@@ -291,8 +295,11 @@ impl Partial {
                 .map_err(|error| OpenError(format!("{} cannot be renamed: {error}", from.display())))
         };
         sync(&self.paths.database)?;
+        faults::reached(CrashPoint::BackupComplete);
         rename(&self.paths.index, &to.index)?;
+        faults::reached(CrashPoint::BackupIndexNamed);
         rename(&self.paths.database, &to.database)?;
+        faults::reached(CrashPoint::BackupNamed);
         sync(folders::of(&to.database))
     }
 }

@@ -24,7 +24,11 @@
 //! | after a commit | the file, and the commit in the log, synced | copies it |
 
 use super::{Shared, failure, paths::Paths, schema};
-use crate::{limits, store::OpenError};
+use crate::{
+    faults::{self, CrashPoint},
+    limits,
+    store::OpenError,
+};
 use rusqlite::Connection;
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -184,7 +188,7 @@ impl Checkpoints {
         let is_large = log.bytes >= limits::MAX_WAL_BYTES;
         if *self.turn.phase() == Phase::Idle {
             let waits = self.not_before.is_some_and(|moment| Instant::now() < moment);
-            if waits || log.missing < limits::CHECKPOINT_BYTES && !is_large {
+            if waits || log.missing < faults::checkpoint_bytes() && !is_large {
                 return Ok(());
             }
             self.turn.set(Phase::Background);
@@ -198,6 +202,7 @@ impl Checkpoints {
             return Ok(());
         }
         let copied = copy_rest(connection, is_large);
+        faults::reached(CrashPoint::CheckpointDone);
         // A short log that is not all copied is copied on as soon as more was written.
         if copied.is_err() || is_large && !matches!(copied, Ok(true)) {
             self.not_before = Some(Instant::now() + limits::PROBE_INTERVAL);
@@ -248,7 +253,10 @@ fn run(turn: &Turn, shared: &Shared) {
             }
         }
         match copy_most(&mut connection, shared) {
-            Ok(()) => turn.set(Phase::Rest),
+            Ok(()) => {
+                faults::reached(CrashPoint::CheckpointCopied);
+                turn.set(Phase::Rest);
+            }
             Err(error) if failure::is_failed_sync(&error) => {
                 shared.poison("a sync of a checkpoint", &error);
                 // So that it is known at once, also when nothing is committed.

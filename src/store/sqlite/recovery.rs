@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     event::Seq,
+    faults::{self, CrashPoint},
     index::{Entry, Index, IndexError, SegmentName, Settings, Unusable},
     limits,
     store::{CommitError, Maintenance, OpenError},
@@ -47,6 +48,7 @@ pub(super) fn open(
     let lock = Lock::take(&paths)?;
     let connection = schema::open_for_writing(&paths)?;
     checkpoint::settle(&paths, &connection, limits::SETTLE_WAIT)?;
+    faults::reached(CrashPoint::OpenSettled);
     let identity = schema::load_meta(&paths, &connection)?.identity;
     let branches = schema::load_branches(&paths, &connection)?;
     let Loaded {
@@ -54,6 +56,7 @@ pub(super) fn open(
         ledger,
         segments,
     } = load(&paths, &connection)?;
+    faults::reached(CrashPoint::OpenLoaded);
     let damaged = |error: IndexError| OpenError(format!("{}: {error}", paths.index.display()));
     let (index, unusable) = Index::open(
         &paths.index,
@@ -82,6 +85,7 @@ pub(super) fn open(
     }
     rebuild_tail(&shared, &mut writer, sealed(&segments) + 1, highest)?;
     let store = SqliteStore::new(shared);
+    faults::reached(CrashPoint::OpenDone);
     Ok((writer, store))
 }
 
@@ -341,6 +345,7 @@ fn rebuild_tail(
                 })?;
             writer.make_room(entries.len()).map_err(not_written)?;
             shared.index.append(&entries);
+            faults::reached(CrashPoint::OpenAppended);
         }
         Ok::<_, OpenError>(())
     })?;

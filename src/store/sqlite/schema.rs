@@ -15,6 +15,7 @@
 use super::{failure, paths::Paths};
 use crate::{
     event::{Identity, Seq, format_micros},
+    faults::{self, CrashPoint},
     limits,
     store::{Branch, OpenError},
 };
@@ -115,6 +116,7 @@ pub(super) fn open_for_writing(paths: &Paths) -> Result<Connection, OpenError> {
         let branch = new_branch(paths, 1)?;
         create(&mut connection, store, secret, &now, &[branch])
             .map_err(|error| failure::open(paths, "the tables cannot be made", &error))?;
+        faults::reached(CrashPoint::OpenCreated);
     }
     make_durable(paths, &connection)?;
     Ok(connection)

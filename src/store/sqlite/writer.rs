@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     event::{Batch, Key},
+    faults::{self, CrashPoint},
     index::{Change, Found},
     limits,
     store::{BatchOutcome, CommitError, Writer},
@@ -109,9 +110,13 @@ impl SqliteWriter {
         let mut any = false;
         while let Some(change) = self.shared.index.finished() {
             transaction(&self.connection, &self.shared, |connection| {
-                list(connection, &change)
+                list(connection, &change)?;
+                faults::reached(CrashPoint::ListWritten);
+                Ok(())
             })?;
+            faults::reached(CrashPoint::ListDurable);
             self.shared.index.apply(&change);
+            faults::reached(CrashPoint::ListApplied);
             any = true;
         }
         Ok(any)
@@ -164,6 +169,7 @@ impl SqliteWriter {
                 first,
                 delta.processed_at,
             )?;
+            faults::reached(CrashPoint::CommitInserted);
             if fold {
                 // The counters as they were before this commit, whose own delta comes behind.
                 let id = ledger.snapshot + 1;
@@ -180,6 +186,7 @@ impl SqliteWriter {
                     snapshot_bytes: snapshot.len() as u64,
                     ..Ledger::default()
                 };
+                faults::reached(CrashPoint::CommitFolded);
             }
             let id = ledger.last_delta + 1;
             let bytes = delta.encode(id);
@@ -189,8 +196,10 @@ impl SqliteWriter {
             ledger.last_delta = id;
             ledger.deltas += 1;
             ledger.delta_bytes += bytes.len() as u64;
+            faults::reached(CrashPoint::CommitWritten);
             Ok(())
         })?;
+        faults::reached(CrashPoint::CommitDurable);
         self.ledger = ledger;
         Ok(())
     }
@@ -238,8 +247,10 @@ impl Writer for SqliteWriter {
             (plan, delta)
         };
         if !delta.topics.is_empty() {
+            faults::reached(CrashPoint::CommitDecided);
             self.write(batches, &plan, &delta)?;
             self.remember(&plan, &delta)?;
+            faults::reached(CrashPoint::CommitRemembered);
         }
         Ok(plan.outcomes)
     }
@@ -284,7 +295,9 @@ impl Writer for SqliteWriter {
             ..
         } = *self;
         drop((checkpoints, repairs));
+        faults::reached(CrashPoint::CloseBegun);
         let closed = checkpoint::checkpoint(&connection, "TRUNCATE").and_then(|_| {
+            faults::reached(CrashPoint::CloseCheckpointed);
             // So that SQLite removes the empty log, if nobody else has it open.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
         });

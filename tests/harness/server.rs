@@ -19,6 +19,13 @@ impl Folder {
         Self(Arc::new(tempfile::tempdir().expect("a temporary folder")))
     }
 
+    /// In another place than the system's folder for temporary files.
+    pub(crate) fn within(parent: &Path) -> Self {
+        Self(Arc::new(
+            tempfile::tempdir_in(parent).expect("a temporary folder"),
+        ))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
@@ -31,6 +38,19 @@ impl Folder {
     /// Where its index stands.
     pub(crate) fn index(&self) -> PathBuf {
         self.path().join("data/dedup.db-index")
+    }
+}
+
+/// A server that ended before it took requests.
+#[derive(Debug)]
+pub(crate) struct FailedStart {
+    pub(crate) status: ExitStatus,
+    pub(crate) log: String,
+}
+
+impl std::fmt::Display for FailedStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the server did not start ({}):\n{}", self.status, self.log)
     }
 }
 
@@ -57,7 +77,13 @@ impl Server {
     }
 
     /// On the store in `folder`; returns when it takes requests.
+    #[track_caller]
     pub(crate) fn start_in(folder: Folder, settings: &[(&str, &str)]) -> Self {
+        Self::try_start_in(folder, settings).unwrap_or_else(|failed| panic!("{failed}"))
+    }
+
+    /// The same, for tests in which the start may fail.
+    pub(crate) fn try_start_in(folder: Folder, settings: &[(&str, &str)]) -> Result<Self, FailedStart> {
         let settings: Vec<_> = settings
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -65,7 +91,7 @@ impl Server {
         Self::spawn(folder, settings)
     }
 
-    fn spawn(folder: Folder, settings: Vec<(String, String)>) -> Self {
+    fn spawn(folder: Folder, settings: Vec<(String, String)>) -> Result<Self, FailedStart> {
         let mut child = oncelog(&folder)
             .arg("serve")
             .envs(settings.iter().map(|(name, value)| (name, value)))
@@ -73,12 +99,12 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the program starts");
+            .unwrap_or_else(|error| panic!("the program does not start: {error}"));
         let log = Arc::new(Mutex::new(String::new()));
         let (listening, address) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let written = log.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if line.contains("listening")
                     && let Some(address) = address_in(&line)
@@ -93,18 +119,21 @@ impl Server {
         });
         // The channel closes when the program ends before it listens.
         let Ok(address) = address.recv_timeout(PATIENCE) else {
+            // It may have ended by itself.
             let _ = child.kill();
-            let _ = child.wait();
-            panic!("the server did not start:\n{}", log.lock().expect("the log"));
+            let status = child.wait().expect("the server ends");
+            reader.join().expect("the log is read");
+            let log = log.lock().expect("the log").clone();
+            return Err(FailedStart { status, log });
         };
-        Self {
+        Ok(Self {
             process: child.id(),
             child: Mutex::new(child),
             address,
             folder,
             settings,
             log,
-        }
+        })
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
@@ -133,6 +162,11 @@ impl Server {
         self.log.lock().expect("the log").clone()
     }
 
+    /// Its process id.
+    pub(crate) fn process(&self) -> u32 {
+        self.process
+    }
+
     /// Ends it with no chance to tidy up.
     pub(crate) fn kill9(&self) {
         let mut child = self.child();
@@ -141,10 +175,11 @@ impl Server {
     }
 
     /// Starts it again on the same store, on whatever port is free.
+    #[track_caller]
     pub(crate) fn restart(self) -> Self {
         let (folder, settings) = (self.folder.clone(), self.settings.clone());
         drop(self);
-        Self::spawn(folder, settings)
+        Self::spawn(folder, settings).unwrap_or_else(|failed| panic!("{failed}"))
     }
 
     /// Asks it to end.

@@ -1,12 +1,19 @@
-//! What every promise is tested with: the real program on a port and in a folder of its own, and a small HTTP client.
+//! What the black-box tests share: the real program on a port and in a folder of its own, a small HTTP client, clients
+//! under load, and the check of a store against what they know.
+
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
 mod client;
 mod events;
+mod load;
+mod oracle;
 mod server;
 
 pub(crate) use client::{Answer, Client};
 pub(crate) use events::{Event, identities, read_all};
-pub(crate) use server::{Folder, Server, oncelog, run, run_with_input, shell};
+pub(crate) use load::Load;
+pub(crate) use oracle::{Checked, Moment, Oracle, verify};
+pub(crate) use server::{FailedStart, Folder, Server, oncelog, run, run_with_input, shell};
 
 use std::time::{Duration, Instant};
 
