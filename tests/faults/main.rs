@@ -15,13 +15,37 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod clock;
+mod damage;
+mod failing_disk;
+mod full_disk;
+mod fuzz;
 mod kill;
+mod model;
+mod overload;
+mod power;
 mod scenario;
+mod stop;
+mod torn_writes;
+mod upgrade;
 
 use scenario::Scenario;
 
 /// In the order in which they are run.
-const SCENARIOS: &[&[Scenario]] = &[kill::SCENARIOS];
+const SCENARIOS: &[&[Scenario]] = &[
+    kill::SCENARIOS,
+    stop::SCENARIOS,
+    power::SCENARIOS,
+    torn_writes::SCENARIOS,
+    full_disk::SCENARIOS,
+    failing_disk::SCENARIOS,
+    damage::SCENARIOS,
+    overload::SCENARIOS,
+    clock::SCENARIOS,
+    model::SCENARIOS,
+    fuzz::SCENARIOS,
+    upgrade::SCENARIOS,
+];
 
 fn main() -> std::process::ExitCode {
     scenario::run(SCENARIOS)

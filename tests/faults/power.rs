@@ -1,0 +1,3 @@
+use crate::scenario::Scenario;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[];
