@@ -25,6 +25,7 @@ mod model;
 mod overload;
 mod power;
 mod scenario;
+mod shim;
 mod stop;
 mod torn_writes;
 mod upgrade;
