@@ -14,6 +14,8 @@ pub(super) struct Paths {
     pub(super) database: PathBuf,
     /// Its write-ahead log, which SQLite manages.
     pub(super) wal: PathBuf,
+    /// What SQLite undoes the first of all changes by, before there is a write-ahead log.
+    pub(super) journal: PathBuf,
     /// The folder of the index segments.
     pub(super) index: PathBuf,
     /// The lock file.
@@ -31,6 +33,7 @@ impl Paths {
         Self {
             database: database.to_path_buf(),
             wal: with("-wal"),
+            journal: with("-journal"),
             index: with("-index"),
             lock: with(".lock"),
         }

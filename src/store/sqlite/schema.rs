@@ -47,6 +47,19 @@ const TABLES: &str = "
         FROM events;
 ";
 
+/// Whether a crash cut off the making of this file. A new file is not yet in WAL mode, so its first page is written under
+/// the protection of a rollback journal; one that is left says how many pages the file had before. Of a
+/// file that was empty, the journal and whatever it has of its first page are worth nothing to anybody, and SQLite empties
+/// it when it is opened for writing (it cannot when it may only read).
+fn is_half_made(paths: &Paths) -> bool {
+    const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    const PAGES_BEFORE: std::ops::Range<usize> = 16..20;
+    let mut header = [0; PAGES_BEFORE.end];
+    File::open(&paths.journal)
+        .and_then(|mut file| file.read_exact(&mut header))
+        .is_ok_and(|()| header.starts_with(&MAGIC) && header[PAGES_BEFORE] == [0; 4])
+}
+
 /// Refuses a file that is there but cannot be a store of ours, before SQLite gets to write to it.
 ///
 /// Only for the holder of the lock: closing the file would drop the locks of a SQLite connection to it in this process.
@@ -85,9 +98,9 @@ pub(super) fn is_folder(paths: &Paths) -> OpenError {
 
 /// Opens the file for the writer; makes it when it is not there.
 pub(super) fn open_for_writing(paths: &Paths) -> Result<Connection, OpenError> {
-    check_file(paths)?;
     let failed = |error| failure::open(paths, "the file cannot be opened", &error);
-    {
+    if !is_half_made(paths) {
+        check_file(paths)?;
         // A read-only look first: another program's database is left exactly as it was.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         if std::fs::metadata(&paths.database).is_ok_and(|metadata| metadata.len() > 0) {

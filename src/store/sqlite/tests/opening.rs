@@ -6,7 +6,7 @@ use crate::{
     store::{Store as _, Writer as _},
 };
 use rusqlite::Connection;
-use std::fs;
+use std::{fs, path::Path};
 
 #[test]
 fn a_second_server_is_refused_and_told_who_has_the_file() {
@@ -85,6 +85,63 @@ fn a_file_that_is_no_database_is_refused() {
     fs::write(&path, "Dear diary, ".repeat(50)).unwrap();
     let message = refusal(&path);
     assert!(message.contains("not a SQLite database"), "{message}");
+}
+
+/// As a crash leaves a database whose first transaction has written pages: the file, and a journal that says that the
+/// file was empty.
+fn cut_off_making(path: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("events.db");
+    let connection = Connection::open(&other).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA page_size = 8192; PRAGMA cache_size = 1; BEGIN; CREATE TABLE things(name);
+             INSERT INTO things VALUES (zeroblob(1000000));",
+        )
+        .unwrap();
+    fs::copy(&other, path).unwrap();
+    let journal = |path: &Path| path.with_file_name("events.db-journal");
+    fs::copy(journal(&other), journal(path)).unwrap();
+    assert!(fs::metadata(path).unwrap().len() > 0);
+}
+
+/// A power cut in the first milliseconds of a new store left SQLite's rollback journal beside the file. Every later start
+/// was refused: the look that must not change another program's database cannot undo what is half done, and a file whose
+/// first page was torn was no database at all.
+#[test]
+fn a_store_whose_making_was_cut_off_is_made_again() {
+    for torn in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.db");
+        cut_off_making(&path);
+        if torn {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[..512].fill(0);
+            fs::write(&path, bytes).unwrap();
+        }
+        let (mut writer, store) = open(&path);
+        assert_eq!(store.high_watermark(), 0);
+        commit_many(&mut writer, &store, "id", 30);
+        drop((writer, store));
+        let (_writer, store) = open(&path);
+        assert_eq!(store.high_watermark(), 30);
+    }
+}
+
+#[test]
+fn a_database_that_another_program_left_half_changed_is_left_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let journal = folder.path().join("events.db-journal");
+    cut_off_making(&path);
+    let mut bytes = fs::read(&journal).unwrap();
+    // It had a page before.
+    bytes[19] = 1;
+    fs::write(&journal, &bytes).unwrap();
+    let before = fs::read(&path).unwrap();
+    refusal(&path);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(fs::read(&journal).unwrap(), bytes);
 }
 
 #[test]
