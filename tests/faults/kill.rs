@@ -76,7 +76,7 @@ fn at_random_moments() -> String {
 }
 
 /// Clients of all kinds, until `meanwhile` has returned and the server is gone or the load is stopped.
-fn under_load(server: &Server, oracle: &Oracle, load: &Load, meanwhile: impl FnOnce()) {
+pub(crate) fn under_load(server: &Server, oracle: &Oracle, load: &Load, meanwhile: impl FnOnce()) {
     let address = server.address();
     thread::scope(|scope| {
         for writer in 0..WRITERS {

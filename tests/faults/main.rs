@@ -17,6 +17,8 @@ mod harness;
 
 mod clock;
 mod damage;
+mod disk_image;
+mod disk_record;
 mod failing_disk;
 mod full_disk;
 mod fuzz;

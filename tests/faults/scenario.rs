@@ -1,6 +1,7 @@
 //! What a scenario is, and the runner: a line a scenario, and the sum at the end.
 
 use std::{
+    cell::Cell,
     panic::{self, AssertUnwindSafe},
     path::Path,
     process::ExitCode,
@@ -147,8 +148,28 @@ impl Arguments {
 /// The first panics of the scenario: those of its threads, too.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
+thread_local! {
+    /// Whether a panic of this thread is what a scenario wants to see.
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// With which message `check` fails, if it does, for controls that show that it can.
+pub(crate) fn failure_of(check: impl FnOnce()) -> Option<String> {
+    EXPECTED.set(true);
+    let failed = panic::catch_unwind(AssertUnwindSafe(check)).err();
+    EXPECTED.set(false);
+    failed.map(|message| {
+        message
+            .downcast::<String>()
+            .map_or_else(|_| String::new(), |message| *message)
+    })
+}
+
 fn remember_panics() {
     panic::set_hook(Box::new(|panic| {
+        if EXPECTED.get() {
+            return;
+        }
         let mut panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
         if panics.len() < 3 {
             panics.push(panic.to_string());
