@@ -128,7 +128,10 @@ fn block_on_all_processors<T>(future: impl Future<Output = Result<T, Failure>>) 
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
-    runtime.block_on(future)
+    let result = runtime.block_on(future);
+    // Not waiting for threads: `serve` may leave one behind that opens a store.
+    runtime.shutdown_background();
+    result
 }
 
 impl From<ConfigError> for Failure {

@@ -55,7 +55,8 @@ pub enum ServeError {
     CommitterPanicked,
 }
 
-/// Opens the store and serves it on `listener` until `shutdown` ends.
+/// Opens the store and serves it on `listener` until `shutdown` ends. If that is while the store is being opened, the
+/// thread that opens it goes on until the program ends.
 pub async fn serve(
     config: Config,
     listener: std::net::TcpListener,
@@ -63,10 +64,16 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let (ingest, queue) = ingest::queue(config.queue_max_size);
     let maintenance = ingest.maintenance();
-    let (writer, store) =
-        tokio::task::spawn_blocking(move || sqlite::open(&config.database_path, maintenance))
-            .await
-            .map_err(|_| ServeError::OpeningPanicked)??;
+    let opening = tokio::task::spawn_blocking(move || sqlite::open(&config.database_path, maintenance));
+    let mut shutdown = Box::pin(shutdown);
+    let (writer, store) = tokio::select! {
+        opened = opening => opened.map_err(|_| ServeError::OpeningPanicked)??,
+        // To rebuild a large segment takes minutes. Whatever a start does is safe to leave at any moment.
+        () = &mut shutdown => {
+            tracing::info!("stopped while the store was being opened");
+            return Ok(());
+        }
+    };
     Server {
         store,
         writer,

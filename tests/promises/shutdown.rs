@@ -1,7 +1,7 @@
 //! A server that is told to stop finishes what it has taken in, answers it, and ends with exit code 0.
 
-use crate::harness::{Event, Server, eventually};
-use std::net::TcpStream;
+use crate::harness::{Event, Server, eventually, oncelog};
+use std::{net::TcpStream, process::Stdio};
 
 #[test]
 fn sigterm_and_sigint_end_an_idle_server_well() {
@@ -81,4 +81,38 @@ fn idle_connections_do_not_hold_up_the_end() {
         assert!(client.is_closed());
     }
     drop(silent);
+}
+
+/// A start heard a signal only when it was over: one that rebuilt a large segment went on for minutes, and one that
+/// waited for another program, which is what this test can make, was refused instead of stopped.
+#[test]
+fn sigterm_ends_a_start_that_takes_long() {
+    let server = Server::start();
+    server.client().publish(&[Event::new("t", "1")]);
+    server.kill9();
+    let folder = server.folder().clone();
+    // The start has to wait for whoever reads what is in the write-ahead log.
+    let other = rusqlite::Connection::open(folder.database()).unwrap();
+    other
+        .execute_batch("BEGIN; SELECT count(*) FROM processed_events")
+        .unwrap();
+    let mut starting = oncelog(&folder)
+        .arg("serve")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("it has the lock", || {
+        let holder = std::fs::read_to_string(folder.path().join("data/dedup.db.lock")).unwrap();
+        (holder.trim() == starting.id().to_string()).then_some(())
+    });
+    let process = rustix::process::Pid::from_child(&starting);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    let status = eventually("it ends", || starting.try_wait().unwrap());
+    let log = std::io::read_to_string(starting.stderr.take().unwrap()).unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("stopped while the store was being opened"), "{log}");
+    drop(other);
+    assert_eq!(server.restart().client().counters(), [1, 1, 0, 0]);
 }
