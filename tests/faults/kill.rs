@@ -36,7 +36,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 const WRITERS: u64 = 4;
-const SMALL: (&str, &str) = ("ONCELOG_SMALL_BOUNDS", "1");
+pub(crate) const SMALL: (&str, &str) = ("ONCELOG_SMALL_BOUNDS", "1");
 /// Kills at random moments, in stores that each live through some of them.
 const RANDOM_KILLS: u64 = 60;
 const KILLS_A_STORE: u64 = 6;
@@ -227,7 +227,7 @@ fn leave_unlisted_file(folder: &Folder) {
     std::fs::copy(&listed, listed.with_file_name(format!("{rest}-0fffffff.segment"))).unwrap();
 }
 
-fn damage_a_segment(folder: &Folder) {
+pub(crate) fn damage_a_segment(folder: &Folder) {
     std::fs::File::options()
         .write(true)
         .open(a_segment(folder))

@@ -64,6 +64,8 @@ pub(crate) struct Checked {
     pub(crate) stored: u64,
     /// Those of them that an answer had promised.
     pub(crate) acknowledged: u64,
+    /// Events that it has counted, duplicates included.
+    pub(crate) received: u64,
 }
 
 /// An event as it comes back, its payload untouched.
@@ -231,7 +233,21 @@ impl Oracle {
         Checked {
             stored: unique,
             acknowledged: acknowledged.len() as u64,
+            received,
         }
+    }
+
+    /// As [`Oracle::check`], and more: nothing of a request that got no 200 is stored or counted.
+    #[track_caller]
+    pub(crate) fn check_exactly(&self, client: &mut Client) -> Checked {
+        let checked = self.check(client, Moment::LAST);
+        assert_eq!(
+            checked.stored, checked.acknowledged,
+            "what is stored is what was answered"
+        );
+        let answered: u64 = self.lock().answers.iter().map(|answer| answer.events).sum();
+        assert_eq!(checked.received, answered, "what is counted is what was answered");
+        checked
     }
 
     /// Sends again everything that was acknowledged at `moment`: none of it is accepted.
