@@ -113,6 +113,8 @@ pub const MAX_COMMIT_BYTES: usize = 8 << 20;
 pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// While the store cannot commit, it is tried this often without any traffic.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes that such a try writes.
+pub const PROBE_BYTES: i64 = 1 << 20;
 /// Pause after the first failure to rebuild a damaged index segment; it doubles with each further one.
 pub const REPAIR_BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Largest pause of that.

@@ -22,7 +22,8 @@ pub trait Writer: Send {
     /// commit, and when [`Maintenance`] was asked for. An error says that commits fail, or may fail, until it is gone.
     fn maintain(&mut self) -> Result<(), CommitError>;
 
-    /// Commits a change without events, to find out whether the store can commit again.
+    /// Commits a change without events, as large as commits are under load, to find out whether the store can commit
+    /// again.
     fn probe(&mut self) -> Result<(), CommitError>;
 
     /// Leaves the store tidy (a checkpoint) and lets go of it.

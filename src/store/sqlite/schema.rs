@@ -2,7 +2,7 @@
 //!
 //! | table | what it holds |
 //! |---|---|
-//! | `meta` | the store's id, the secret of its keys, a checksum of the two, when it was created, the last probe |
+//! | `meta` | the store's id, the secret of its keys, a checksum of the two, when it was created, what a probe writes |
 //! | `events` | the log: one row an event, only ever appended to |
 //! | `topics` | the topics' names by number, from 0 without gaps, in the order in which they came, each with a checksum |
 //! | `segments` | the index segments that count; a file that is not listed here does not |

@@ -99,7 +99,11 @@ impl SqliteWriter {
                 Ok(false) => {
                     self.list_changes()?;
                 }
-                Err(error) => return Err(CommitError::Unavailable(error.to_string())),
+                Err(error) => {
+                    return Err(CommitError::Unavailable(format!(
+                        "{error}. It is tried again by itself: check whether the disk is full, and the system's log"
+                    )));
+                }
             }
         }
     }
@@ -278,11 +282,19 @@ impl Writer for SqliteWriter {
 
     fn probe(&mut self) -> Result<(), CommitError> {
         self.maintain()?;
-        self.make_room(1)?;
-        transaction(&self.connection, &self.shared, |connection| {
-            connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'probe'", [])?;
-            Ok(())
-        })
+        self.make_room(limits::MAX_COMMIT_EVENTS)?;
+        // As large as commits are under load: on a full disk there is often some room left that a small one fits into,
+        // and a store that then calls itself healthy refuses the next request.
+        for bytes in [limits::PROBE_BYTES, 0] {
+            transaction(&self.connection, &self.shared, |connection| {
+                connection.execute(
+                    "UPDATE meta SET value = zeroblob(?1) WHERE name = 'probe'",
+                    [bytes],
+                )?;
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     fn close(self: Box<Self>) -> Result<(), CommitError> {

@@ -64,6 +64,33 @@ fn a_commit_that_finds_the_disk_full_leaves_no_trace_and_works_later() {
     assert_eq!((store.totals(), store.topics(None, 10)), after);
 }
 
+/// A full disk often has a little room left: what a failed commit had taken, say. A probe wrote one small row, found that
+/// to work, and the store called itself healthy until it refused the next request.
+#[test]
+fn a_probe_fails_while_there_is_little_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, store) = open(&folder.path().join("events.db"));
+    commit_many(&mut writer, &store, "id", 3);
+    let pages: i64 = writer
+        .connection()
+        .query_row("PRAGMA page_count", [], |row| row.get(0))
+        .unwrap();
+    set_pages(&writer, pages + 8);
+    let small = batch(&store.identity(), &[sent("topic", "small", "{}")]);
+    writer.commit(&[&small]).unwrap();
+    let error = writer.probe().unwrap_err();
+    assert!(matches!(error, CommitError::Unavailable(_)), "{error:?}");
+    set_pages(&writer, 1 << 30);
+    writer.probe().unwrap();
+    let left: i64 = writer
+        .connection()
+        .query_row("SELECT length(value) FROM meta WHERE name = 'probe'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    assert_eq!(left, 0, "the next commits use the room");
+}
+
 #[test]
 fn a_store_whose_sync_failed_is_not_written_again() {
     let folder = tempfile::tempdir().unwrap();
