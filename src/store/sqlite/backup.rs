@@ -162,7 +162,12 @@ fn copy_segments(
     store: u128,
     segments: &[(SegmentName, File)],
 ) -> Result<(), OpenError> {
-    let failed = |path: &Path, error: io::Error| OpenError(format!("{}: {error}", path.display()));
+    let failed = |path: &Path, error: io::Error| {
+        OpenError(format!(
+            "{}: an index segment cannot be copied here: {error}",
+            path.display()
+        ))
+    };
     std::fs::create_dir_all(&to.index).map_err(|error| failed(&to.index, error))?;
     for (segment, file) in segments {
         let name = file_name(store, *segment);
@@ -280,11 +285,17 @@ impl Partial {
 
     fn remove(&self) {
         let Paths {
-            database, wal, index, ..
+            database,
+            wal,
+            shm,
+            journal,
+            index,
+            ..
         } = &self.paths;
         // Whatever cannot be removed makes the next step fail, with a message of its own.
-        let _ = std::fs::remove_file(database);
-        let _ = std::fs::remove_file(wal);
+        for file in [database, wal, shm, journal] {
+            let _ = std::fs::remove_file(file);
+        }
         let _ = std::fs::remove_dir_all(index);
     }
 

@@ -35,7 +35,7 @@ pub(super) fn is_clear_after_commit(error: &Error) -> bool {
 /// What to do about an error, for the end of a message.
 fn advice(error: &Error) -> &'static str {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => "the disk is full: free some space, and writing resumes by itself",
+        Some(ErrorCode::DiskFull) => "the disk is full: free some space",
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another program keeps the file locked: end that program's transaction"
         }
@@ -52,7 +52,7 @@ fn advice(error: &Error) -> &'static str {
 /// An error of a write that was rolled back.
 pub(super) fn unavailable(paths: &Paths, error: &Error) -> CommitError {
     CommitError::Unavailable(format!(
-        "{} cannot be written: {error}; {}",
+        "{} cannot be written: {error}; {}. It is tried again by itself",
         paths.database.display(),
         advice(error)
     ))

@@ -14,6 +14,8 @@ pub(super) struct Paths {
     pub(super) database: PathBuf,
     /// Its write-ahead log, which SQLite manages.
     pub(super) wal: PathBuf,
+    /// By what its connections find each other, while there are any.
+    pub(super) shm: PathBuf,
     /// What SQLite undoes the first of all changes by, before there is a write-ahead log.
     pub(super) journal: PathBuf,
     /// The folder of the index segments.
@@ -33,6 +35,7 @@ impl Paths {
         Self {
             database: database.to_path_buf(),
             wal: with("-wal"),
+            shm: with("-shm"),
             journal: with("-journal"),
             index: with("-index"),
             lock: with(".lock"),

@@ -106,6 +106,28 @@ fn a_backup_that_fails_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(&copies).unwrap().count(), 0);
 }
 
+/// On a full disk, or when it is killed, a backup may end while SQLite has files of its own beside the copy. One of them
+/// stayed for ever.
+#[test]
+fn a_backup_removes_all_that_an_earlier_one_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let (mut writer, store) = open(&path);
+    commit_many(&mut writer, &store, "id", 30);
+    let copies = folder.path().join("copies");
+    fs::create_dir(&copies).unwrap();
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        fs::write(copies.join(format!("copy.db.partial{suffix}")), "left behind").unwrap();
+    }
+    backup(&path, &copies.join("copy.db"), &mut |_, _| {}).unwrap();
+    let mut names: Vec<_> = fs::read_dir(&copies)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["copy.db", "copy.db-index"]);
+}
+
 #[test]
 fn a_backup_of_a_damaged_segment_is_refused_and_says_which() {
     let folder = tempfile::tempdir().unwrap();
