@@ -1,3 +1,267 @@
-use crate::scenario::Scenario;
+//! A full disk: what cannot be stored is refused with the reason, nothing acknowledged is lost, reading goes on, and
+//! writing resumes by itself when there is room again.
 
-pub(crate) const SCENARIOS: &[Scenario] = &[];
+use crate::{
+    harness::{
+        Ballast, Event, Folder, Load, Moment, Mount, Oracle, Server, eventually, oncelog, run, verify,
+    },
+    kill::{SMALL, under_load},
+    scenario::{Need, Scenario},
+};
+use oncelog::limits::PROBE_INTERVAL;
+use std::{
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "full disk: a tmpfs, again and again under load",
+        needs: &[Need::Root],
+        run: || again_and_again(&Mount::tmpfs(48), &[SMALL]),
+    },
+    Scenario {
+        name: "full disk: an ext4, again and again under load",
+        needs: &[Need::Root, Need::LoopDevices],
+        run: || again_and_again(&Mount::ext4(48), &[SMALL]),
+    },
+    Scenario {
+        name: "full disk: an ext4, again and again under load, with the usual bounds",
+        needs: &[Need::Root, Need::LoopDevices],
+        run: || again_and_again(&Mount::ext4(96), &[]),
+    },
+    Scenario {
+        name: "full disk: kill -9, and starts with ever more room",
+        needs: &[Need::Root, Need::LoopDevices],
+        run: killed_and_started,
+    },
+    Scenario {
+        name: "full disk: backups onto it",
+        needs: &[Need::Root, Need::LoopDevices],
+        run: backups_onto_it,
+    },
+];
+
+const TIMES: u64 = 6;
+/// Room that is given back between two tries.
+const STEP: u64 = 64 << 10;
+
+/// Filled to the brim while clients write; emptied again under load, or with nobody asking for anything.
+fn again_and_again(mount: &Mount, settings: &[(&str, &str)]) -> String {
+    let mut random = fastrand::Rng::with_seed(6);
+    let oracle = Oracle::default();
+    let folder = Folder::within(&mount.path());
+    let server = Server::start_in(folder.clone(), settings);
+    let ballast = mount.ballast();
+    let mut refused = 0;
+    for time in 0..TIMES {
+        let load = Load::new(time);
+        let acknowledges = |more: usize| {
+            let before = oracle.answers();
+            eventually("requests are acknowledged", || {
+                (oracle.answers() > before + more).then_some(())
+            });
+        };
+        under_load(&server, &oracle, &load, || {
+            acknowledges(50);
+            thread::sleep(Duration::from_micros(random.u64(0..100_000)));
+            ballast.fill();
+            is_refused(&server, &oracle, &format!("{time}"));
+            if time % 2 == 0 {
+                ballast.remove();
+                acknowledges(50);
+            }
+        });
+        refused += load.refused.load(Ordering::Relaxed);
+        if time % 2 == 1 {
+            is_refused(&server, &oracle, &format!("{time}-at-rest"));
+            // Reading works, and nothing of what was refused is stored.
+            let mut client = server.client();
+            oracle.check_exactly(&mut client);
+            stays_unhealthy(&server);
+            ballast.remove();
+            becomes_healthy(&server);
+        }
+    }
+    let checked = oracle.check_all(&mut server.client());
+    server.stop();
+    verify(&folder);
+    let log = server.log();
+    let count = |text: &str| log.matches(text).count();
+    format!(
+        "{TIMES} times full, {refused} requests refused, {} seals, {} merges and {} checkpoints failed, {} events \
+         acknowledged",
+        count("cannot seal"),
+        count("cannot merge"),
+        count("checkpoint failed"),
+        checked.acknowledged
+    )
+}
+
+/// Publishes until the answer is no, and looks at what the server then says and does.
+fn is_refused(server: &Server, oracle: &Oracle, name: &str) {
+    let mut client = server.client();
+    let text = "x".repeat(4000);
+    let mut number = 0;
+    let refused = eventually("a request is refused because the disk is full", || {
+        number += 1;
+        let id = format!("{name}-{number}");
+        let event = Event::new("filling", &id).with_payload(&format!(r#"{{"id":"{id}","text":"{text}"}}"#));
+        let answer = oracle.publish(&mut client, &[event]).expect("an answer");
+        (answer.status == 503 && answer.json()["type"] == "/problems/store-unavailable").then_some(answer)
+    });
+    assert_eq!(refused.header("retry-after"), Some("1"), "{}", refused.head);
+    let problem = refused.problem(503);
+    assert!(names_the_disk(problem["detail"].as_str().unwrap()), "{problem}");
+
+    let health = eventually("it is unhealthy", || {
+        Some(client.get("/health")).filter(|health| health.status == 503)
+    });
+    let health = health.json();
+    assert_eq!(health["status"], "unhealthy", "{health}");
+    assert!(names_the_disk(health["reason"].as_str().unwrap()), "{health}");
+    // A restart would not help.
+    client.get("/livez").ok();
+    for target in [
+        "/events?limit=10",
+        "/events?topic=topic-1",
+        "/stats",
+        "/topics",
+        "/metrics",
+    ] {
+        let answer = client.get(target);
+        assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+    }
+}
+
+fn names_the_disk(reason: &str) -> bool {
+    reason.contains("disk is full") || reason.contains("No space left on device")
+}
+
+/// While nothing changes, and nobody asks for anything, it must not call itself healthy.
+fn stays_unhealthy(server: &Server) {
+    let mut client = server.client();
+    let until = Instant::now() + 3 * PROBE_INTERVAL;
+    while Instant::now() < until {
+        let health = client.get("/health");
+        assert_eq!(health.status, 503, "{}", health.text());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn becomes_healthy(server: &Server) {
+    let mut client = server.client();
+    eventually("it is healthy again", || {
+        (client.get("/health").status == 200).then_some(())
+    });
+}
+
+/// A server is killed while the disk is full and started again, first without room and then with ever more.
+fn killed_and_started() -> String {
+    let mount = Mount::ext4(48);
+    let oracle = Oracle::default();
+    let ballast = mount.ballast();
+    let mut refused = 0;
+
+    // A store that is not there yet, and whose folder is.
+    let folder = Folder::within(&mount.path());
+    ballast.fill();
+    refused += started_with_ever_more_room(&folder, &ballast, &oracle);
+
+    const KILLS: u64 = 6;
+    for kill in 0..KILLS {
+        let server = Server::start_in(folder.clone(), &[SMALL]);
+        let load = Load::new(kill);
+        under_load(&server, &oracle, &load, || {
+            let before = oracle.answers();
+            eventually("requests are acknowledged", || {
+                (oracle.answers() > before + 50).then_some(())
+            });
+            ballast.fill();
+            is_refused(&server, &oracle, &format!("killed-{kill}"));
+            server.kill9();
+        });
+        refused += started_with_ever_more_room(&folder, &ballast, &oracle);
+    }
+    let server = Server::start_in(folder.clone(), &[SMALL]);
+    let checked = oracle.check_all(&mut server.client());
+    server.stop();
+    verify(&folder);
+    format!(
+        "{KILLS} kills, {refused} starts refused for want of room, {} events acknowledged",
+        checked.acknowledged
+    )
+}
+
+/// Starts that fail say why, and harm nothing. Returns how many there were.
+fn started_with_ever_more_room(folder: &Folder, ballast: &Ballast, oracle: &Oracle) -> u64 {
+    let mut refused = 0;
+    let server = loop {
+        match Server::try_start_in(folder.clone(), &[SMALL]) {
+            Ok(server) => break server,
+            Err(failed) => {
+                assert_eq!(failed.status.code(), Some(1), "{failed}");
+                assert!(names_the_disk(&failed.log), "{failed}");
+                refused += 1;
+                ballast.shrink(STEP);
+            }
+        }
+    };
+    oracle.check(&mut server.client(), Moment::LAST);
+    ballast.remove();
+    let event = Event::new("started", &format!("{:?}", Instant::now()));
+    eventually("there is room for an event", || {
+        let answer = oracle.publish(&mut server.client(), std::slice::from_ref(&event));
+        (answer.expect("an answer").status == 200).then_some(())
+    });
+    becomes_healthy(&server);
+    oracle.check(&mut server.client(), Moment::LAST);
+    server.kill9();
+    refused
+}
+
+/// A backup that finds no room says so and leaves nothing behind; the store that it copies is none the worse.
+fn backups_onto_it() -> String {
+    let mount = Mount::ext4(32);
+    let oracle = Oracle::default();
+    let server = Server::start_with(&[SMALL]);
+    under_load(&server, &oracle, &Load::new(8), || {
+        eventually("requests are acknowledged", || {
+            (oracle.answers() > 400).then_some(())
+        });
+    });
+    let copy = mount.path().join("copy.db");
+    let ballast = mount.ballast();
+    ballast.fill();
+    let left = || {
+        let names = std::fs::read_dir(mount.path()).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = left();
+    let mut refused = 0;
+    loop {
+        let output = run(oncelog(server.folder()).arg("backup").arg(&copy));
+        if output.status.success() {
+            break;
+        }
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(names_the_disk(&message), "{message}");
+        assert!(message.contains(copy.to_str().unwrap()), "{message}");
+        assert_eq!(left(), before, "a backup that fails leaves nothing behind");
+        refused += 1;
+        ballast.shrink(4 * STEP);
+    }
+    let output = run(oncelog(server.folder()).arg("verify").arg(&copy));
+    assert!(output.status.success(), "{output:?}");
+    let checked = oracle.check_all(&mut server.client());
+    server.stop();
+    verify(server.folder());
+    format!(
+        "{refused} backups refused, then one of {} events taken and verified",
+        checked.stored
+    )
+}

@@ -6,12 +6,14 @@
 mod client;
 mod events;
 mod load;
+mod mount;
 mod oracle;
 mod server;
 
 pub(crate) use client::{Answer, Client};
 pub(crate) use events::{Event, identities, read_all};
 pub(crate) use load::Load;
+pub(crate) use mount::{Ballast, Mount};
 pub(crate) use oracle::{Checked, Moment, Oracle, verify};
 pub(crate) use server::{FailedStart, Folder, Server, oncelog, run, run_with_input, shell};
 
