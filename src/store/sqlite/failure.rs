@@ -40,10 +40,12 @@ fn advice(error: &Error) -> &'static str {
             "another program keeps the file locked: end that program's transaction"
         }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            "the file is damaged: stop the server, run `oncelog verify` on it, and go back to a backup"
+            // SQLite calls it damage, too, when the system cannot read the file.
+            "the file is damaged, or the disk cannot read it: see the system's log, stop the server, run \
+             `oncelog verify` on it, and go back to a backup if that finds damage"
         }
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-            "check that the file and its folder may be read and written by this user"
+            "check that the file and its folder may be read and written by this user, and the disk"
         }
         _ => "check the disk and the system's log",
     }

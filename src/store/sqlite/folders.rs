@@ -13,18 +13,30 @@ pub(super) fn of(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// Makes a folder and those above it, as far as they are missing, durably.
+/// Makes a folder and those above it, as far as they are missing, durably: each is synced before the next one is made.
 pub(super) fn make(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
     let above = of(folder);
+    if folder.is_dir() {
+        // It may be left from a start that ended before this sync.
+        return match sync(above) {
+            Err(error) if is_of_another(&error) => Ok(()),
+            result => result,
+        };
+    }
     make(above)?;
     match fs::create_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
         result => result?,
     }
     sync(above)
+}
+
+/// Whether a sync failed as it would have when a folder was to be made there: so none was, by us.
+fn is_of_another(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::InvalidInput
+    )
 }
 
 /// When this returns, the file, or the names in the folder, survive a power cut.

@@ -48,6 +48,7 @@ pub(super) fn open(
     let lock = Lock::take(&paths)?;
     let connection = schema::open_for_writing(&paths)?;
     checkpoint::settle(&paths, &connection, limits::SETTLE_WAIT)?;
+    sync_names(&paths)?;
     faults::reached(CrashPoint::OpenSettled);
     let identity = schema::load_meta(&paths, &connection)?.identity;
     let branches = schema::load_branches(&paths, &connection)?;
@@ -87,6 +88,20 @@ pub(super) fn open(
     let store = SqliteStore::new(shared);
     faults::reached(CrashPoint::OpenDone);
     Ok((writer, store))
+}
+
+/// Makes durable that there are the file and its write-ahead log, that the journal of the file's making is gone, and the
+/// index's folder if an earlier start made it. SQLite syncs the folder when it makes the log, but hides it when that fails.
+fn sync_names(paths: &Paths) -> Result<(), OpenError> {
+    let folder = folders::of(&paths.database);
+    folders::sync(folder).map_err(|error| {
+        OpenError(format!(
+            "{}: the folder cannot be synced, so a power cut might take {} away: {error}. Check the disk and the \
+             system's log",
+            folder.display(),
+            paths.wal.display()
+        ))
+    })
 }
 
 fn make_folder(database: &Path) -> Result<(), OpenError> {
