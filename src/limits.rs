@@ -54,10 +54,12 @@ pub const MAX_CONNECTIONS: usize = 10_000;
 /// File descriptors kept for everything that is no connection: the store, its readers, the index's segments, a backup.
 /// At most half of what the process may have.
 pub const DESCRIPTOR_RESERVE: usize = 512;
-/// Bytes of a request head (request line and all headers); more is a 431.
-pub const MAX_HEADER_BYTES: usize = 64 << 10;
-/// Largest read buffer of a connection, in bytes; it grows only for those that send that much at once.
-pub const READ_BUFFER_BYTES: usize = 256 << 10;
+/// Bytes of a request head (request line and all headers); more is a 431. The longest that the API needs is some 10 KiB.
+pub const MAX_HEADER_BYTES: usize = 32 << 10;
+/// Largest read buffer of a connection, in bytes; it grows only for those that send that much at once. As many bytes of
+/// answers wait to be written, or one answer. 256 KiB cost the same processor time (measured), but every connection
+/// may make it grow.
+pub const READ_BUFFER_BYTES: usize = 32 << 10;
 /// Most headers of a request.
 pub const MAX_HEADERS: usize = 100;
 /// How long a request head may take from its first byte, and how long an idle connection is kept open.

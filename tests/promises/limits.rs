@@ -128,7 +128,7 @@ fn publish_until_taken(client: &mut Client, events: &[Event]) {
 #[test]
 fn a_head_that_is_too_large_is_refused() {
     let server = Server::start();
-    // The bound is 64 KiB; what one read brings beyond it may still be taken.
+    // The bound is 32 KiB; what one read brings beyond it may still be taken.
     let long = "x".repeat(128 << 10);
     let many: String = (0..101).map(|number| format!("x-{number}: 1\r\n")).collect();
     for headers in [format!("x-long: {long}\r\n"), many] {
