@@ -41,6 +41,7 @@ pub(crate) struct EventBody {
     /// The producer's name for it, unique within its topic.
     event_id: String,
     /// When it happened, in UTC.
+    #[schema(format = "date-time")]
     timestamp: String,
     /// Who sent it.
     source: String,
@@ -48,6 +49,7 @@ pub(crate) struct EventBody {
     #[schema(value_type = Object)]
     payload: Box<RawValue>,
     /// When it was committed, in UTC with microseconds.
+    #[schema(format = "date-time")]
     processed_at: String,
 }
 
@@ -125,18 +127,24 @@ struct Request {
     operation_id = "listEvents",
     tag = "Read",
     params(
-        ("topic" = Option<String>, Query, min_length = 1, max_length = 255, description = "Only this topic."),
-        ("source" = Option<String>, Query, min_length = 1, max_length = 255, description = "Only this source."),
-        ("from" = Option<String>, Query, description = "Only events that happened at this time or later (ISO 8601; write a `+` as `%2B`)."),
-        ("to" = Option<String>, Query, description = "Only events that happened before this time (ISO 8601)."),
+        ("topic" = Option<String>, Query, min_length = 1, max_length = 255, pattern = r"^[^\u0000]+$", description = "Only this topic."),
+        ("source" = Option<String>, Query, min_length = 1, max_length = 255, pattern = r"^[^\u0000]+$", description = "Only this source."),
+        ("from" = Option<String>, Query, format = "date-time", description = "Only events that happened at this time or later (ISO 8601; write a `+` as `%2B`)."),
+        ("to" = Option<String>, Query, format = "date-time", description = "Only events that happened before this time (ISO 8601)."),
         ("order" = inline(Option<OrderWord>), Query, description = "`desc`, the default: newest first. `asc`: oldest first."),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "At most this many events: 1 to 1000, default 100."),
-        ("cursor" = Option<String>, Query, description = "Go on from here: `next` of another page."),
+        ("cursor" = Option<String>, Query, min_length = 1, description = "Go on from here: `next` of another page."),
         ("position" = inline(Option<StartWord>), Query, description = "With `order=asc` and no cursor: `start`, the default, or `end`, to follow what is committed from now on."),
         ("wait" = Option<u64>, Query, minimum = 0, maximum = 30, description = "With `order=asc`: when there is nothing yet, answer as soon as there is, or after this many seconds (at most 30)."),
     ),
     responses(
-        (status = 200, description = "A page of events.", body = PageBody),
+        (status = 200, description = "A page of events.", body = PageBody, links(
+            ("next" = (
+                operation_id = "listEvents",
+                parameters(("cursor" = "$response.body#/next")),
+                description = "The page that follows; none when `next` is null.",
+            )),
+        )),
         QueryProblems,
     ),
 )]
@@ -191,8 +199,8 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
     operation_id = "readEvent",
     tag = "Read",
     params(
-        ("topic" = String, Path, min_length = 1, max_length = 255, description = "Its topic, percent-encoded (`/` is `%2F`)."),
-        ("event_id" = String, Path, min_length = 1, max_length = 255, description = "Its id, percent-encoded."),
+        ("topic" = String, Path, min_length = 1, max_length = 255, pattern = r"^[^\u0000]+$", description = "Its topic, percent-encoded (`/` is `%2F`)."),
+        ("event_id" = String, Path, min_length = 1, max_length = 255, pattern = r"^[^\u0000]+$", description = "Its id, percent-encoded."),
     ),
     responses(
         (status = 200, description = "The event.", body = EventBody),

@@ -28,6 +28,7 @@ pub(crate) struct HealthBody {
     /// Events that wait for their commit.
     queue_size: usize,
     /// The server's clock, in UTC with microseconds.
+    #[schema(format = "date-time")]
     timestamp: String,
     /// When unhealthy: what is wrong and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -39,15 +39,16 @@ const NDJSON: &str = "application/x-ndjson";
 pub(crate) struct EventInput {
     /// What the event is about. With `event_id` it is the event's identity. Any characters but U+0000; case and
     /// Unicode form matter.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000]+$")]
     topic: String,
     /// The producer's name for the event, unique within its topic.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000]+$")]
     event_id: String,
     /// When it happened: an ISO 8601 date-time with up to nine digits of a second; with no offset it is UTC.
+    #[schema(format = "date-time")]
     timestamp: String,
     /// Who sent it.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000]+$")]
     source: String,
     /// A JSON object, nested at most 64 deep, without duplicate keys; `{}` when left out. It comes back byte for byte.
     #[schema(required = false, value_type = Object)]

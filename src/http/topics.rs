@@ -30,11 +30,13 @@ pub(crate) struct TopicBody {
     #[schema(value_type = u64)]
     first_seq: Seq,
     /// When its first event was committed, in UTC with microseconds.
+    #[schema(format = "date-time")]
     first_processed_at: String,
     /// The number of its newest event.
     #[schema(value_type = u64)]
     last_seq: Seq,
     /// When its newest event was committed, in UTC with microseconds.
+    #[schema(format = "date-time")]
     last_processed_at: String,
 }
 
@@ -74,10 +76,16 @@ impl From<TopicStatus> for TopicBody {
     tag = "Read",
     params(
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "At most this many topics: 1 to 1000, default 100."),
-        ("cursor" = Option<String>, Query, description = "Go on from here: `next` of another page."),
+        ("cursor" = Option<String>, Query, min_length = 1, description = "Go on from here: `next` of another page."),
     ),
     responses(
-        (status = 200, description = "A page of topics.", body = TopicsBody),
+        (status = 200, description = "A page of topics.", body = TopicsBody, links(
+            ("next" = (
+                operation_id = "listTopics",
+                parameters(("cursor" = "$response.body#/next")),
+                description = "The page that follows; none when `next` is null.",
+            )),
+        )),
         QueryProblems,
     ),
 )]

@@ -115,6 +115,36 @@ fn every_reference_inside_the_document_leads_somewhere() {
     }
 }
 
+/// The document called any text a time, a name with U+0000 a name and an empty text a cursor, and did not say what a
+/// page's `next` is for. Clients made from it could send what is refused, and could not follow pages; schemathesis,
+/// which sends what a document allows, found it.
+#[test]
+fn the_document_says_what_is_taken_and_how_pages_go_on() {
+    let server = Server::start();
+    let mut client = server.client();
+    let document = document(&mut client);
+    let event = &document["components"]["schemas"]["Event"]["properties"];
+    assert_eq!(event["timestamp"]["format"], "date-time");
+    for name in ["topic", "event_id", "source"] {
+        assert_eq!(event[name]["pattern"], r"^[^\u0000]+$", "{name}");
+    }
+    let call = &document["paths"]["/events"]["get"];
+    let parameters = call["parameters"].as_array().unwrap();
+    let schema = |name| {
+        let parameter = parameters.iter().find(|parameter| parameter["name"] == name);
+        &parameter.unwrap()["schema"]
+    };
+    assert_eq!(schema("from")["format"], "date-time");
+    assert_eq!(schema("to")["format"], "date-time");
+    assert_eq!(schema("cursor")["minLength"], 1);
+    assert_eq!(schema("topic")["pattern"], event["topic"]["pattern"]);
+    for (path, operation) in [("/events", "listEvents"), ("/topics", "listTopics")] {
+        let next = &document["paths"][path]["get"]["responses"]["200"]["links"]["next"];
+        assert_eq!(next["operationId"], operation);
+        assert_eq!(next["parameters"]["cursor"], "$response.body#/next");
+    }
+}
+
 fn collect_references(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
