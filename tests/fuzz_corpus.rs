@@ -1,9 +1,13 @@
 //! Every file that is kept for a fuzz target passes what the target checks.
 
+#[path = "../fuzz/checks/payload.rs"]
+mod payload;
 #[path = "../fuzz/checks/publish_body.rs"]
 mod publish_body;
 #[path = "../fuzz/checks/segment_reader.rs"]
 mod segment_reader;
+#[path = "../fuzz/checks/timestamp.rs"]
+mod timestamp;
 
 use std::{fs, path::Path};
 
@@ -11,9 +15,11 @@ use std::{fs, path::Path};
 type Check = fn(&[u8]);
 
 /// The targets, each with the function that it calls.
-const TARGETS: [(&str, Check); 2] = [
+const TARGETS: [(&str, Check); 4] = [
+    ("payload", payload::check),
     ("publish_body", publish_body::check),
     ("segment_reader", segment_reader::check),
+    ("timestamp", timestamp::check),
 ];
 
 #[test]

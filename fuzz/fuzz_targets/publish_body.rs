@@ -1,10 +1,10 @@
 //! Whatever a client sends, parsing it ends, with valid events or an error.
 //!
-//! `cargo +nightly fuzz run publish_body`
+//! `scripts/fuzz publish_body`
 
 #![no_main]
 
 #[path = "../checks/publish_body.rs"]
 mod publish_body;
 
-libfuzzer_sys::fuzz_target!(|body: &[u8]| publish_body::check(body));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| publish_body::check(bytes));

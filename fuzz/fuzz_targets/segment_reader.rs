@@ -1,6 +1,6 @@
 //! Whatever a segment file holds, it is refused or read.
 //!
-//! `cargo +nightly fuzz run segment_reader`
+//! `scripts/fuzz segment_reader`
 
 #![no_main]
 
