@@ -8,6 +8,7 @@
 mod action;
 mod drive;
 mod memory;
+mod wire;
 
 use crate::scenario::Scenario;
 use drive::{Driver, Tally};

@@ -1,13 +1,13 @@
 //! Does what the actions say with a running server, and compares each answer with the model's.
 
 use super::{
-    action::{Action, Draft, Filter, Flaw, Order, Shape, Start, one_of_many},
+    action::{Action, Draft, Filter, Flaw, Order, Shape, Start, TOPICS, one_of_many},
     memory::{Memory, Outcome},
+    wire::{Page, Stored, Topic, TopicPage, WRONG_QUERIES, body, encoded, parsed, published, question},
 };
 use crate::harness::{Answer, Client, Folder, Server, verify};
 use proptest::sample::Index;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::json;
 use std::{
     collections::BTreeMap,
     thread,
@@ -17,26 +17,6 @@ use std::{
 const SMALL: (&str, &str) = ("ONCELOG_SMALL_BOUNDS", "1");
 /// What a request may wait for new events.
 const WAIT_SECONDS: u64 = 30;
-
-/// Queries that are refused, and what is wrong with them.
-const WRONG_QUERIES: [(&str, &str); 16] = [
-    ("/events?limit=0", "parameter"),
-    ("/events?limit=1001", "parameter"),
-    ("/events?order=up", "parameter"),
-    ("/events?topic=", "parameter"),
-    ("/events?topic=a&topic=a", "parameter"),
-    ("/events?from=yesterday", "parameter"),
-    ("/events?to=2025-10-23T10:00:00+02:00", "parameter"),
-    ("/events?order=desc&wait=1", "parameter"),
-    ("/events?position=end", "parameter"),
-    ("/events?order=asc&wait=31", "parameter"),
-    ("/events?colour=red", "parameter"),
-    ("/events?cursor=made-up", "cursor"),
-    ("/events?cursor=", "cursor"),
-    ("/topics?limit=0", "parameter"),
-    ("/topics?cursor=made-up", "cursor"),
-    ("/stats?topic=a", "parameter"),
-];
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,49 +49,6 @@ impl std::ops::Add for Tally {
             segments: self.segments + other.segments,
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Page {
-    topic: Option<String>,
-    count: usize,
-    events: Vec<Stored>,
-    next: Option<String>,
-    caught_up: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Stored {
-    seq: u64,
-    topic: String,
-    event_id: String,
-    timestamp: String,
-    source: String,
-    payload: Box<RawValue>,
-    processed_at: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TopicPage {
-    count: usize,
-    topics: Vec<Topic>,
-    next: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Topic {
-    topic: String,
-    accepted: u64,
-    duplicates: u64,
-    conflicts: u64,
-    first_seq: u64,
-    first_processed_at: String,
-    last_seq: u64,
-    last_processed_at: String,
 }
 
 /// A query that can go on.
@@ -232,7 +169,7 @@ impl Driver {
         for order in [Order::Ascending, Order::Descending] {
             self.read_all(&Filter::default(), order, 300, &[]);
         }
-        for topic in super::action::TOPICS {
+        for topic in TOPICS {
             let filter = Filter {
                 topic: Some(topic),
                 ..Filter::default()
@@ -637,68 +574,6 @@ impl Driver {
             }
         }
     }
-}
-
-fn body(shape: Shape, events: &[Draft]) -> String {
-    shape.body(&events.iter().map(Draft::json).collect::<Vec<_>>())
-}
-
-/// The answer to a publish.
-fn published(events: &[Draft], outcomes: &[(Outcome, u64)], results: bool) -> Value {
-    let count = |wanted| outcomes.iter().filter(|(outcome, _)| *outcome == wanted).count();
-    let (received, accepted) = (events.len(), count(Outcome::Stored));
-    let duplicates = received - accepted;
-    let mut answer = json!({
-        "received": received,
-        "accepted": accepted,
-        "duplicates": duplicates,
-        "conflicts": count(Outcome::Conflict),
-        "message": format!("Received {received} events, accepted {accepted}, rejected {duplicates} duplicates"),
-    });
-    if results {
-        answer["results"] = events
-            .iter()
-            .zip(outcomes)
-            .map(|(event, (outcome, seq))| {
-                json!({
-                    "topic": event.topic,
-                    "event_id": event.event_id,
-                    "outcome": match outcome {
-                        Outcome::Stored => "stored",
-                        Outcome::Duplicate => "duplicate",
-                        Outcome::Conflict => "conflict",
-                    },
-                    "seq": seq,
-                })
-            })
-            .collect();
-    }
-    answer
-}
-
-/// Its parameters in a query string, in any order; each ends with `&`.
-fn question(filter: &Filter) -> String {
-    let time = |time: &Option<super::action::Time>| time.as_ref().map(|time| time.sent.clone());
-    [
-        ("topic", filter.topic.map(str::to_owned)),
-        ("source", filter.source.map(str::to_owned)),
-        ("from", time(&filter.from)),
-        ("to", time(&filter.to)),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| Some(format!("{name}={}&", encoded(&value?))))
-    .collect()
-}
-
-fn encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
-#[track_caller]
-fn parsed<T: DeserializeOwned>(answer: &Answer) -> T {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
 }
 
 /// The time of a commit: microseconds in UTC, and the same whenever it is asked for.
