@@ -188,7 +188,7 @@ pub(super) enum Order {
 
 /// Where a query begins that has no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum Begin {
     Unsaid,
     Start,
     End,
@@ -355,7 +355,7 @@ pub(super) enum Action {
     Read {
         filter: Filter,
         order: Option<Order>,
-        start: Start,
+        start: Begin,
         limit: Option<usize>,
     },
     /// The next page of a query whose cursor was kept.
@@ -498,11 +498,11 @@ fn order() -> impl Strategy<Value = Order> {
     select(vec![Order::Ascending, Order::Descending])
 }
 
-fn start() -> impl Strategy<Value = Start> {
+fn start() -> impl Strategy<Value = Begin> {
     prop_oneof![
-        4 => proptest::strategy::Just(Start::Unsaid),
-        1 => proptest::strategy::Just(Start::Start),
-        1 => proptest::strategy::Just(Start::End),
+        4 => proptest::strategy::Just(Begin::Unsaid),
+        1 => proptest::strategy::Just(Begin::Start),
+        1 => proptest::strategy::Just(Begin::End),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Does what the actions say with a running server, and compares each answer with the model's.
 
 use super::{
-    action::{Action, Draft, Filter, Flaw, Order, Shape, Start, TOPICS, one_of_many},
+    action::{Action, Begin, Draft, Filter, Flaw, Order, Shape, TOPICS, one_of_many},
     memory::{Memory, Outcome},
     wire::{Page, Stored, Topic, TopicPage, WRONG_QUERIES, body, encoded, parsed, published, question},
 };
@@ -178,6 +178,8 @@ impl Driver {
         }
         self.check_topics(1000);
         self.check_stats();
+        let times = (1..=self.memory.newest()).map(|seq| self.memory.row(seq).processed_at.clone());
+        assert!(times.is_sorted(), "commits in the order of their times");
         self.server.stop();
         verify(&self.folder);
         self.tally.segments += segments(&self.folder);
@@ -237,18 +239,18 @@ impl Driver {
 
     // ---- reading ----
 
-    fn read(&mut self, filter: &Filter, order: Option<Order>, start: Start, limit: Option<usize>) {
+    fn read(&mut self, filter: &Filter, order: Option<Order>, start: Begin, limit: Option<usize>) {
         let order = order.unwrap_or(Order::Descending);
         let mut reader = Reader::new(filter, order);
         // Where to start is a question of ascending order alone.
         let start = match order {
             Order::Ascending => start,
-            Order::Descending => Start::Unsaid,
+            Order::Descending => Begin::Unsaid,
         };
         let said = match start {
-            Start::Unsaid => "",
-            Start::Start => "position=start&",
-            Start::End => {
+            Begin::Unsaid => "",
+            Begin::Start => "position=start&",
+            Begin::End => {
                 reader.position = Some(self.memory.newest());
                 "position=end&"
             }
