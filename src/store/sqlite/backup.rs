@@ -308,6 +308,8 @@ impl Partial {
         sync(&self.paths.database)?;
         faults::reached(CrashPoint::BackupComplete);
         rename(&self.paths.index, &to.index)?;
+        // A disk may keep the later of two names and lose the earlier one.
+        sync(folders::of(&to.database))?;
         faults::reached(CrashPoint::BackupIndexNamed);
         rename(&self.paths.database, &to.database)?;
         faults::reached(CrashPoint::BackupNamed);
