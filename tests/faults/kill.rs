@@ -41,7 +41,7 @@ pub(crate) const SMALL: (&str, &str) = ("ONCELOG_SMALL_BOUNDS", "1");
 const RANDOM_KILLS: u64 = 60;
 const KILLS_A_STORE: u64 = 6;
 /// SIGABRT, with which a crash point ends the program.
-const ABORTED: i32 = 6;
+pub(crate) const ABORTED: i32 = 6;
 
 fn at_random_moments() -> String {
     let mut random = fastrand::Rng::with_seed(1);
@@ -83,8 +83,8 @@ pub(crate) fn under_load(server: &Server, oracle: &Oracle, load: &Load, meanwhil
             scope.spawn(move || load.write(address, oracle, writer));
         }
         scope.spawn(|| load.read(address));
+        let _running = load.running();
         meanwhile();
-        load.stop();
     });
 }
 
@@ -220,7 +220,7 @@ fn crash_at_start(folder: &Folder, point: CrashPoint) {
 }
 
 /// As a crash leaves it that comes after a segment was written and before it was listed.
-fn leave_unlisted_file(folder: &Folder) {
+pub(crate) fn leave_unlisted_file(folder: &Folder) {
     let listed = a_segment(folder);
     let name = listed.file_name().unwrap().to_str().unwrap();
     let (rest, _) = name.rsplit_once('-').unwrap();

@@ -21,6 +21,15 @@ pub(crate) struct Load {
     pub(crate) read: AtomicU64,
 }
 
+/// See [`Load::running`].
+pub(crate) struct Running<'a>(&'a Load);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 impl Load {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
@@ -32,6 +41,11 @@ impl Load {
     /// The clients end after their current request.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops the clients when it is dropped, also by a failed check: whoever waits for them would hide it.
+    pub(crate) fn running(&self) -> Running<'_> {
+        Running(self)
     }
 
     fn stopped(&self) -> bool {

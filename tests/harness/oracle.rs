@@ -142,6 +142,18 @@ impl Oracle {
         self.lock().in_doubt.push(events);
     }
 
+    /// What was acknowledged after `moment` counts as not answered: the disk itself may have promised what it lost.
+    pub(crate) fn forget_since(&self, moment: Moment) {
+        let mut knowledge = self.lock();
+        for sent in knowledge.sent.values_mut() {
+            if sent.placed.is_some_and(|(at, _)| at > moment) {
+                sent.placed = None;
+                sent.told_stored = false;
+            }
+        }
+        knowledge.answers.retain(|answer| answer.at <= moment);
+    }
+
     /// A request to send again, as a producer does that got no answer.
     pub(crate) fn take_in_doubt(&self) -> Option<Vec<Event>> {
         self.lock().in_doubt.pop()
