@@ -10,7 +10,7 @@
 
 use crate::{
     disk_record::{Inode, Operation, What},
-    harness::Folder,
+    harness::{Checked, Folder, Moment, Oracle, Server, verify},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,6 +33,19 @@ pub(crate) fn place() -> &'static Path {
         }
     });
     &PLACE
+}
+
+/// Starts the store in `folder` with an honest disk: it must have all that was acknowledged at `moment`.
+pub(crate) fn judge(folder: Folder, oracle: &Oracle, moment: Moment, verified: bool) -> Checked {
+    let server = Server::start_in(folder.clone(), &[("ONCELOG_SMALL_BOUNDS", "1")]);
+    let mut client = server.client();
+    let checked = oracle.check(&mut client, moment);
+    oracle.send_again(&mut client, moment);
+    if verified {
+        server.stop();
+        verify(&folder);
+    }
+    checked
 }
 
 /// What a sync does.

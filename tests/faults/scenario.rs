@@ -2,10 +2,12 @@
 
 use std::{
     cell::Cell,
+    fmt::Debug,
     panic::{self, AssertUnwindSafe},
     path::Path,
     process::ExitCode,
     sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -116,6 +118,35 @@ pub(crate) fn run(groups: &[&[Scenario]]) -> ExitCode {
         return ExitCode::from(2);
     }
     ExitCode::from(u8::from(failed > 0))
+}
+
+/// Runs each of many small cases, some at a time, and returns what came of them in no particular order. When one fails,
+/// its name is in the message.
+pub(crate) fn side_by_side<C: Debug + Send, T: Send>(
+    at_a_time: usize,
+    cases: impl IntoIterator<Item = C, IntoIter: Send>,
+    run: impl Fn(&C) -> T + Sync,
+) -> Vec<T> {
+    let cases = Mutex::new(cases.into_iter());
+    let work = || {
+        let mut results = Vec::new();
+        loop {
+            let Some(case) = cases.lock().unwrap_or_else(PoisonError::into_inner).next() else {
+                return results;
+            };
+            match panic::catch_unwind(AssertUnwindSafe(|| run(&case))) {
+                Ok(result) => results.push(result),
+                Err(_) => panic!("that was in the case {case:?}"),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("the cases pass"))
+            .collect()
+    })
 }
 
 fn seconds(duration: Duration) -> String {

@@ -3,18 +3,13 @@
 //! acknowledged before the cut must be there.
 
 use crate::{
-    disk_image::{Image, Syncs, Unsynced, place},
+    disk_image::{Image, Syncs, Unsynced, judge, place},
     disk_record::{self, Operation},
-    harness::{Checked, Folder, Load, Moment, Oracle, Server, eventually, verify},
+    harness::{Folder, Load, Moment, Oracle, Server, eventually},
     kill::under_load,
-    scenario::{Need, Scenario, failure_of},
+    scenario::{Need, Scenario, failure_of, side_by_side},
     shim::Disk,
 };
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    thread,
-};
-
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "torn writes: cut at random moments, unsynced writes kept, torn or lost by chance",
@@ -38,7 +33,7 @@ const LATE_OPERATIONS: usize = 200;
 /// Requests that are acknowledged in each of the two runs of a recording: enough for seals, merges and checkpoints.
 const ANSWERS: usize = 110;
 /// Servers that run at a time.
-const JUDGES: u64 = 2;
+const JUDGES: usize = 2;
 /// About so many operations are a start, and about so many a stop.
 const START_OPERATIONS: usize = 80;
 const STOP_OPERATIONS: usize = 20;
@@ -115,61 +110,26 @@ impl Recording {
     }
 }
 
-/// Starts the store in `folder`, which must have all that was acknowledged at `moment`.
-fn judge(folder: Folder, oracle: &Oracle, moment: Moment, verified: bool) -> Checked {
-    let server = Server::start_in(folder.clone(), &[SMALL]);
-    let mut client = server.client();
-    let checked = oracle.check(&mut client, moment);
-    oracle.send_again(&mut client, moment);
-    if verified {
-        server.stop();
-        verify(&folder);
-    }
-    checked
-}
-
-/// Says which cut it was that failed.
-struct Told(u64, usize);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("recording {}, cut after {} operations:", self.0, self.1);
-        }
-    }
-}
-
 fn cut_at_random_moments() -> String {
     let wanted = std::env::var("TORN_WRITES_CUTS").map_or(CUTS, |cuts| cuts.parse().expect("a number of cuts"));
-    let (acknowledged, operations) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (mut acknowledged, mut operations) = (0, 0);
     for number in 0..RECORDINGS {
         let recording = Recording::make(number);
-        operations.fetch_add(recording.operations.len() as u64, Ordering::Relaxed);
-        let recording = &recording;
-        let (acknowledged, next) = (&acknowledged, &AtomicU64::new(number));
-        thread::scope(|scope| {
-            for _ in 0..JUDGES {
-                scope.spawn(move || {
-                    loop {
-                        let cut = next.fetch_add(RECORDINGS, Ordering::Relaxed);
-                        if cut >= wanted {
-                            return;
-                        }
-                        let mut random = fastrand::Rng::with_seed(cut);
-                        let after = recording.choose(&mut random);
-                        let _told = Told(number, after);
-                        let (folder, moment) = recording.cut(after, Syncs::Kept, Unsynced::ByChance, &mut random);
-                        let checked = judge(folder, &recording.oracle, moment, cut % VERIFY_EVERY == 0);
-                        acknowledged.fetch_add(checked.acknowledged, Ordering::Relaxed);
-                    }
-                });
-            }
+        operations += recording.operations.len();
+        let cuts = (number..wanted).step_by(RECORDINGS as usize).map(|cut| {
+            let mut random = fastrand::Rng::with_seed(cut);
+            (cut, recording.choose(&mut random))
         });
+        let checked = side_by_side(JUDGES, cuts, |&(cut, after)| {
+            let mut random = fastrand::Rng::with_seed(cut);
+            let (folder, moment) = recording.cut(after, Syncs::Kept, Unsynced::ByChance, &mut random);
+            judge(folder, &recording.oracle, moment, cut % VERIFY_EVERY == 0)
+        });
+        acknowledged += checked.iter().map(|checked| checked.acknowledged).sum::<u64>();
     }
     format!(
-        "{wanted} cuts in {RECORDINGS} records of {} operations, {} times an acknowledged event was found",
-        operations.into_inner(),
-        acknowledged.into_inner()
+        "{wanted} cuts in {RECORDINGS} records of {operations} operations, {acknowledged} times an acknowledged event \
+         was found"
     )
 }
 
