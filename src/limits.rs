@@ -138,6 +138,8 @@ pub const MAX_WAL_BYTES: u64 = 64 << 20;
 pub const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
 /// Most that the committer waits for the background's checkpoint after one commit.
 pub const MAX_CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
+/// How often the write-ahead log is looked through while a server starts it over, before the look is given up.
+pub const WAL_CHECK_TRIES: u32 = 3;
 /// How long a start waits for other programs that read the file before it is refused.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(10);
 /// Pause between two tries of that.

@@ -3,7 +3,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | `paths`, `folders`, `lock` | where the parts are; one server a store |
-//! | `schema` | the tables; the file is ours, whole and synced |
+//! | `file`, `wal`, `schema` | the file, its write-ahead log and its tables are ours, whole and synced |
 //! | `rows`, `counters` | what is stored, with checksums |
 //! | `recovery` | opens a store, after a clean stop or a crash |
 //! | `decide`, `insert`, `writer` | a commit |
@@ -21,6 +21,7 @@ mod connections;
 mod counters;
 mod decide;
 mod failure;
+mod file;
 mod folders;
 mod insert;
 mod lock;
@@ -34,6 +35,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod wal;
 mod writer;
 
 pub use backup::{BackupReport, backup};

@@ -11,7 +11,7 @@ use super::{
     paths::Paths,
     recovery::{self, Loaded},
     rows::{self, ADD_TOPIC, COLUMNS, LogRow, RowError},
-    scan, schema,
+    scan, schema, wal,
 };
 use crate::{
     event::Seq,
@@ -49,7 +49,9 @@ pub fn backup(
     let from = Paths::resolve(source)?;
     let to = Paths::of(destination);
     refuse_existing(&to)?;
+    wal::check(&from)?;
     let connection = schema::open_for_reading(&from)?;
+    schema::check_tables(&from, &connection)?;
     let meta = schema::load_meta(&from, &connection)?;
     let (loaded, segments) = pin(&from, &connection, meta.identity.store)?;
     faults::reached(CrashPoint::BackupPinned);

@@ -23,7 +23,7 @@
 //! | after the log is cut | the file | nothing |
 //! | after a commit | the file, and the commit in the log, synced | copies it |
 
-use super::{Shared, failure, paths::Paths, schema};
+use super::{Shared, failure, paths::Paths, schema, wal::FRAME_HEADER_BYTES};
 use crate::{
     faults::{self, CrashPoint},
     limits,
@@ -35,9 +35,6 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-
-/// SQLite puts a header of this many bytes before each page in the log.
-const FRAME_HEADER_BYTES: u64 = 24;
 
 /// What the log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

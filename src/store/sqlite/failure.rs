@@ -39,7 +39,8 @@ fn advice(error: &Error) -> &'static str {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another program keeps the file locked: end that program's transaction"
         }
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+        // Without a code, it is a value that cannot be there.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => {
             // SQLite calls it damage, too, when the system cannot read the file.
             "the file is damaged, or the disk cannot read it: see the system's log, stop the server, run \
              `oncelog verify` on it, and go back to a backup if that finds damage"
@@ -84,6 +85,12 @@ pub(super) fn open(paths: &Paths, what: &str, error: &Error) -> OpenError {
         paths.database.display(),
         advice(error)
     ))
+}
+
+/// What SQLite's integrity check says, in one line and without its heading.
+pub(super) fn of_integrity_check(said: &str) -> String {
+    let lines: Vec<_> = said.lines().filter(|line| !line.starts_with("***")).collect();
+    lines.join("; ")
 }
 
 /// An error of a read.

@@ -10,13 +10,13 @@
 use super::{
     Shared, checkpoint,
     counters::{CountersError, Delta, TopicTable},
-    failure, folders,
+    failure, file, folders,
     lock::Lock,
     paths::Paths,
     reader::SqliteStore,
     repair,
     rows::{self, RowError},
-    scan, schema,
+    scan, schema, wal,
     writer::{Ledger, SqliteWriter},
 };
 use crate::{
@@ -41,12 +41,17 @@ pub(super) fn open(
     max_topics: usize,
 ) -> Result<(SqliteWriter, SqliteStore), OpenError> {
     if path.is_dir() {
-        return Err(schema::is_folder(&Paths::of(path)));
+        return Err(file::is_folder(&Paths::of(path)));
     }
     make_folder(path)?;
     let paths = Paths::resolve(path)?;
     let lock = Lock::take(&paths)?;
+    if !schema::is_half_made(&paths) {
+        file::check(&paths)?;
+    }
+    wal::check(&paths)?;
     let connection = schema::open_for_writing(&paths)?;
+    schema::check_tables(&paths, &connection)?;
     checkpoint::settle(&paths, &connection, limits::SETTLE_WAIT)?;
     sync_names(&paths)?;
     faults::reached(CrashPoint::OpenSettled);
@@ -140,7 +145,18 @@ pub(super) fn load(paths: &Paths, connection: &Connection) -> Result<Loaded, Ope
     let newest: Option<i64> = connection
         .query_row("SELECT max(seq) FROM events", [], |row| row.get(0))
         .map_err(failed("the log cannot be read"))?;
-    let segments = load_segments(connection).map_err(failed("the list of index segments cannot be read"))?;
+    let list_broken = |what: &dyn std::fmt::Display| {
+        let shown = paths.database.display();
+        OpenError(format!(
+            "{shown}: the list of index segments is damaged: {what}. The log has all that the index is made from: if \
+             `oncelog verify` finds nothing else, `sqlite3 {shown} 'DELETE FROM segments'` makes the next start build \
+             the index anew; otherwise go back to a backup"
+        ))
+    };
+    let segments = load_segments(connection).map_err(|error| match error {
+        rusqlite::Error::SqliteFailure(..) => failed("the list of index segments cannot be read")(error),
+        mistyped => list_broken(&mistyped),
+    })?;
     // Old rows may be gone, if segments still know their identities; the newest one is the last to go.
     let newest = newest.map_or_else(|| sealed(&segments), i64::cast_unsigned);
     let highest = topics.highest_seq();
@@ -149,7 +165,7 @@ pub(super) fn load(paths: &Paths, connection: &Connection) -> Result<Loaded, Ope
             "the log ends with event {newest}, but the counters say that {highest} was the last"
         )));
     }
-    check_segments(&segments, highest).map_err(|what| broken(&what))?;
+    check_segments(&segments, highest).map_err(|what| list_broken(&what))?;
     Ok(Loaded {
         topics,
         ledger,
@@ -235,21 +251,14 @@ fn sealed(segments: &[SegmentName]) -> Seq {
 fn check_segments(segments: &[SegmentName], highest: Seq) -> Result<(), String> {
     let mut next = 1;
     for segment in segments {
-        if segment.first != next || segment.last < segment.first {
+        let SegmentName { number, first, last } = *segment;
+        if first != next || last < first || last > highest || i64::try_from(number).is_err() {
             return Err(format!(
-                "the list of index segments is damaged: after event {} comes a segment of events {} to {}",
-                next - 1,
-                segment.first,
-                segment.last
+                "after event {} comes segment {number} of events {first} to {last}, and the log ends with event {highest}",
+                next - 1
             ));
         }
-        next = segment.last + 1;
-    }
-    if next > highest + 1 {
-        return Err(format!(
-            "index segments are listed up to event {}, but the log ends with event {highest}",
-            next - 1
-        ));
+        next = last + 1;
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! The SQLite file: its tables, and the checks that it is ours, whole and synced before anything is written to it.
+//! The tables of the SQLite file, and the checks that they are ours, whole and synced before anything is written.
 //!
 //! | table | what it holds |
 //! |---|---|
-//! | `meta` | the store's id, the secret of its keys, a checksum of the two, when it was created, what a probe writes |
+//! | `meta` | the store's id, the secret of its keys, checksums of the two and of `branches`, when it was created, what a probe writes |
+//! | `branches` | where the history was begun anew from a backup |
 //! | `events` | the log: one row an event, only ever appended to |
 //! | `topics` | the topics' names by number, from 0 without gaps, in the order in which they came, each with a checksum |
 //! | `segments` | the index segments that count; a file that is not listed here does not |
@@ -12,7 +13,7 @@
 //! No table has an index beside it and no key is random, so a commit touches the last pages of a few tables and
 //! nothing else. That topics are unique is seen to in memory.
 
-use super::{failure, paths::Paths};
+use super::{failure, file, paths::Paths};
 use crate::{
     event::{Identity, Seq, format_micros},
     faults::{self, CrashPoint},
@@ -20,7 +21,9 @@ use crate::{
     store::{Branch, OpenError},
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
-use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior, config::DbConfig};
+use rusqlite::{
+    Connection, MAIN_DB, OpenFlags, OptionalExtension as _, TransactionBehavior, config::DbConfig,
+};
 use std::{fs::File, io::Read as _};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -51,7 +54,7 @@ const TABLES: &str = "
 /// the protection of a rollback journal; one that is left says how many pages the file had before. Of a
 /// file that was empty, the journal and whatever it has of its first page are worth nothing to anybody, and SQLite empties
 /// it when it is opened for writing (it cannot when it may only read).
-fn is_half_made(paths: &Paths) -> bool {
+pub(super) fn is_half_made(paths: &Paths) -> bool {
     const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
     const PAGES_BEFORE: std::ops::Range<usize> = 16..20;
     let mut header = [0; PAGES_BEFORE.end];
@@ -60,47 +63,10 @@ fn is_half_made(paths: &Paths) -> bool {
         .is_ok_and(|()| header.starts_with(&MAGIC) && header[PAGES_BEFORE] == [0; 4])
 }
 
-/// Refuses a file that is there but cannot be a store of ours, before SQLite gets to write to it.
-///
-/// Only for the holder of the lock: closing the file would drop the locks of a SQLite connection to it in this process.
-pub(super) fn check_file(paths: &Paths) -> Result<(), OpenError> {
-    let shown = paths.database.display();
-    match std::fs::metadata(&paths.database) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(OpenError(format!("{shown} cannot be looked at: {error}"))),
-        Ok(metadata) if metadata.is_dir() => return Err(is_folder(paths)),
-        Ok(metadata) if metadata.len() == 0 => return Ok(()),
-        Ok(_) => {}
-    }
-    let mut header = Vec::new();
-    File::open(&paths.database)
-        .and_then(|file| file.take(100).read_to_end(&mut header))
-        .map_err(|error| {
-            OpenError(format!(
-                "{shown} cannot be read: {error}. Check the file's owner and permissions"
-            ))
-        })?;
-    if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
-        return Err(OpenError(format!(
-            "{shown} is not a SQLite database. Set DATABASE_PATH to a file of oncelog's or to a new one"
-        )));
-    }
-    Ok(())
-}
-
-/// The error for a folder where a file should be.
-pub(super) fn is_folder(paths: &Paths) -> OpenError {
-    OpenError(format!(
-        "{0} is a folder. Set DATABASE_PATH to a file, for example {0}/oncelog.db",
-        paths.database.display()
-    ))
-}
-
-/// Opens the file for the writer; makes it when it is not there.
+/// Opens the file for the writer; makes it when it is not there. Only after [`file::check`], unless it is half made.
 pub(super) fn open_for_writing(paths: &Paths) -> Result<Connection, OpenError> {
     let failed = |error| failure::open(paths, "the file cannot be opened", &error);
     if !is_half_made(paths) {
-        check_file(paths)?;
         // A read-only look first: another program's database is left exactly as it was.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         if std::fs::metadata(&paths.database).is_ok_and(|metadata| metadata.len() > 0) {
@@ -138,7 +104,7 @@ pub(super) fn open_for_writing(paths: &Paths) -> Result<Connection, OpenError> {
 /// Opens the file for reading only, and checks that it is a store.
 pub(super) fn open_for_reading(paths: &Paths) -> Result<Connection, OpenError> {
     match std::fs::metadata(&paths.database) {
-        Ok(metadata) if metadata.is_dir() => return Err(is_folder(paths)),
+        Ok(metadata) if metadata.is_dir() => return Err(file::is_folder(paths)),
         Ok(_) => {}
         Err(error) => {
             return Err(OpenError(format!(
@@ -225,15 +191,22 @@ fn check_format(paths: &Paths, connection: &Connection) -> Result<Format, OpenEr
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(failed)?;
+    if (application, version, tables) == (0, 0, 0) {
+        return Ok(Format::New);
+    }
+    refuse_format(paths, application, version).map(|()| Format::Ours)
+}
+
+/// Refuses what is no store of this format.
+pub(super) fn refuse_format(paths: &Paths, application: i64, version: i64) -> Result<(), OpenError> {
     let shown = paths.database.display();
-    match (application, version, tables) {
-        (0, 0, 0) => Ok(Format::New),
-        (APPLICATION_ID, FORMAT_VERSION, _) => Ok(Format::Ours),
-        (APPLICATION_ID, ..FORMAT_VERSION, _) => Err(OpenError(format!(
+    match (application, version) {
+        (APPLICATION_ID, FORMAT_VERSION) => Ok(()),
+        (APPLICATION_ID, ..FORMAT_VERSION) => Err(OpenError(format!(
             "{shown} has file format {version}, and this oncelog knows format {FORMAT_VERSION}: it was written by an \
              older oncelog. Export its events with that version (`oncelog export`), and publish them to a new store"
         ))),
-        (APPLICATION_ID, _, _) => Err(OpenError(format!(
+        (APPLICATION_ID, _) => Err(OpenError(format!(
             "{shown} has file format {version}, and this oncelog knows format {FORMAT_VERSION}: it was written by a \
              newer oncelog. Use that version or a later one"
         ))),
@@ -242,6 +215,51 @@ fn check_format(paths: &Paths, connection: &Connection) -> Result<Format, OpenEr
              of oncelog's or to a new one"
         ))),
     }
+}
+
+/// Refuses a store whose tables are not what they were made as. Their definitions have no checksums: a column whose type
+/// is damaged would take texts for numbers. The pages of all tables but the log are looked at whole, because a row that
+/// its page no longer counts would not be missed: the newest change of the counters, say.
+pub(super) fn check_tables(paths: &Paths, connection: &Connection) -> Result<(), OpenError> {
+    let failed = |error| failure::open(paths, "the tables cannot be read", &error);
+    let broken = |what: String| {
+        OpenError(format!(
+            "{}: {what}. Go back to a backup; `oncelog verify` says more",
+            paths.database.display()
+        ))
+    };
+    let expected = Connection::open_in_memory()
+        .and_then(|memory| memory.execute_batch(TABLES).and_then(|()| definitions(&memory)))
+        .map_err(failed)?;
+    let found = definitions(connection).map_err(failed)?;
+    for definition in expected {
+        let (kind, name, ..) = &definition;
+        if !found.contains(&definition) {
+            return Err(broken(format!(
+                "the definition of {kind} {name} is damaged or missing"
+            )));
+        }
+        if kind == "table" && name != "events" {
+            let said: String = connection
+                .query_row(&format!("PRAGMA quick_check({name})"), [], |row| row.get(0))
+                .map_err(failed)?;
+            if said != "ok" {
+                let said = failure::of_integrity_check(&said);
+                return Err(broken(format!("table {name} is damaged: {said}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kind, name, table and text of all tables and views.
+type Definition = (String, String, String, String);
+
+fn definitions(connection: &Connection) -> rusqlite::Result<Vec<Definition>> {
+    connection
+        .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect()
 }
 
 /// Makes the tables of a store with this identity and history in an empty database, all or nothing.
@@ -264,6 +282,10 @@ pub(super) fn create(
          ('store_id', ?1), ('hash_secret', ?2), ('checksum', ?3), ('created_at', ?4), ('probe', 0)",
         (store, secret, meta_checksum(store, secret), created_at),
     )?;
+    transaction.execute(
+        "INSERT INTO meta(name, value) VALUES (?1, ?2)",
+        (HISTORY_CHECKSUM, history_checksum(branches)),
+    )?;
     for branch in branches {
         transaction.execute(
             "INSERT INTO branches(first, id) VALUES (?1, ?2)",
@@ -271,6 +293,18 @@ pub(super) fn create(
         )?;
     }
     transaction.commit()
+}
+
+/// The checksum of the branches in `meta`. The first stores of this format have none.
+const HISTORY_CHECKSUM: &str = "history_checksum";
+
+fn history_checksum(branches: &[Branch]) -> i64 {
+    let bytes: Vec<u8> = branches
+        .iter()
+        .flat_map(|branch| [branch.first, branch.id])
+        .flat_map(u64::to_le_bytes)
+        .collect();
+    xxh3_64(&bytes).cast_signed()
 }
 
 fn meta_checksum(store: &[u8], secret: &[u8]) -> i64 {
@@ -345,13 +379,23 @@ pub(super) fn load_branches(paths: &Paths, connection: &Connection) -> Result<Ve
             })?
             .collect::<rusqlite::Result<Vec<Branch>>>()
     };
-    let branches =
-        read().map_err(|error| failure::open(paths, "the store's history cannot be read", &error))?;
-    if branches.first().is_some_and(|branch| branch.first == 1) {
+    let failed = |error| failure::open(paths, "the store's history cannot be read", &error);
+    let branches = read().map_err(failed)?;
+    let checksum: Option<i64> = connection
+        .query_row(
+            "SELECT value FROM meta WHERE name = ?1",
+            [HISTORY_CHECKSUM],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(failed)?;
+    let is_whole = checksum.is_none_or(|checksum| checksum == history_checksum(&branches));
+    if is_whole && branches.first().is_some_and(|branch| branch.first == 1) {
         Ok(branches)
     } else {
         Err(OpenError(format!(
-            "{}: the store's history (table branches) has no beginning. Go back to a backup",
+            "{}: the store's history (table branches) is damaged, and without it old cursors would be taken for those of \
+             another history. Go back to a backup",
             paths.database.display()
         )))
     }

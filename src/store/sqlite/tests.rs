@@ -3,10 +3,12 @@
 mod backups;
 mod checkpoints;
 mod counting;
+mod damage;
 mod failures;
 mod model;
 mod opening;
 mod reading;
+mod write_ahead_log;
 
 use super::{reader::SqliteStore, recovery, writer::SqliteWriter};
 use crate::{

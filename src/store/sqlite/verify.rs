@@ -6,11 +6,12 @@
 
 use super::{
     counters::{Counters, TopicTable},
+    failure, file,
     lock::Lock,
     paths::Paths,
     recovery::{self, Loaded},
     rows::{COLUMNS, LogRow, RowError},
-    scan, schema,
+    scan, schema, wal,
 };
 use crate::{
     event::{Identity, Key, Seq},
@@ -75,14 +76,23 @@ pub(super) fn verify_with(
     }
     let paths = Paths::resolve(path)?;
     let lock = Lock::take_to_read(&paths)?;
-    schema::check_file(&paths)?;
-    let is_immutable = lock.is_none();
-    let connection = connect(&paths, is_immutable)?;
+    file::check(&paths)?;
     let mut report = VerifyReport {
         events: 0,
         checks: Vec::new(),
     };
+    let log = wal::check(&paths).err().map(|error| error.to_string());
+    let is_damaged = log.is_some();
+    report.add("write-ahead log", log);
+    if is_damaged {
+        // Opening the file would destroy what tells the damage from a torn commit.
+        return Ok(report);
+    }
+    let is_immutable = lock.is_none();
+    let connection = connect(&paths, is_immutable)?;
     report.add("SQLite's structure", structure(&connection));
+    let tables = schema::check_tables(&paths, &connection).err();
+    report.add("tables", tables.map(|error| error.to_string()));
     let identity = match schema::load_meta(&paths, &connection) {
         Ok(meta) => meta.identity,
         Err(error) => {
@@ -120,7 +130,7 @@ fn structure(connection: &Connection) -> Option<String> {
         .and_then(|mut check| check.query_map([], |row| row.get(0))?.collect());
     match found {
         Ok(lines) if lines == ["ok"] => None,
-        Ok(lines) => Some(lines.join("; ")),
+        Ok(lines) => Some(failure::of_integrity_check(&lines.join("\n"))),
         Err(error) => Some(error.to_string()),
     }
 }
