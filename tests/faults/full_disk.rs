@@ -8,7 +8,7 @@ use crate::{
     kill::{SMALL, under_load},
     scenario::{Need, Scenario},
 };
-use oncelog::limits::PROBE_INTERVAL;
+use oncelog::limits::{PROBE_INTERVAL, SQLITE_PAGE_BYTES};
 use std::{
     sync::atomic::Ordering,
     thread,
@@ -30,6 +30,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "full disk: an ext4, again and again under load, with the usual bounds",
         needs: &[Need::Root, Need::LoopDevices],
         run: || again_and_again(&Mount::ext4(96), &[]),
+    },
+    Scenario {
+        name: "full disk: SQLite's shared memory finds no room",
+        needs: &[Need::Root],
+        run: no_room_for_shared_memory,
     },
     Scenario {
         name: "full disk: kill -9, and starts with ever more room",
@@ -155,6 +160,73 @@ fn becomes_healthy(server: &Server) {
     eventually("it is healthy again", || {
         (client.get("/health").status == 200).then_some(())
     });
+}
+
+/// SQLite's shared memory grows by a page for some 4,000 pages of the write-ahead log, and it does so after the commit is
+/// synced. When it found no room, nobody knew whether the commit had happened, and only a restart helped. It takes a log
+/// that is long, because a program reads for long, and some room in it that an earlier commit took and did not use.
+fn no_room_for_shared_memory() -> String {
+    /// Pages of the log that the first page of the shared memory is for.
+    const PAGES: u64 = 4062;
+    const PAGE_BYTES: u64 = SQLITE_PAGE_BYTES + 24;
+    let mount = Mount::tmpfs(160);
+    let oracle = Oracle::default();
+    let folder = Folder::within(&mount.path());
+    let server = Server::start_in(folder.clone(), &[]);
+    let reader = rusqlite::Connection::open(folder.database()).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM processed_events")
+        .unwrap();
+    let mut client = server.client();
+    let mut number = 0;
+    let mut publish = |events: usize, bytes: usize| {
+        let events: Vec<_> = (0..events)
+            .map(|_| {
+                number += 1;
+                let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(bytes));
+                Event::new("t", &number.to_string()).with_payload(&payload)
+            })
+            .collect();
+        oracle.publish(&mut client, &events).expect("an answer")
+    };
+    let log = folder.path().join("data/dedup.db-wal");
+    publish(1, 10).ok();
+    let pages = || std::fs::metadata(&log).unwrap().len() / PAGE_BYTES;
+    while pages() < PAGES - 20 {
+        let events = if pages() < PAGES - 100 { 100 } else { 1 };
+        publish(events, 4000).ok();
+    }
+    let ballast = mount.ballast();
+    ballast.fill();
+    ballast.shrink(40 * PAGE_BYTES);
+    publish(300, 4000).problem(503);
+    ballast.fill();
+    let mut fitted = 0;
+    let refused = loop {
+        let answer = publish(1, 10);
+        if answer.status != 200 {
+            break answer.problem(503);
+        }
+        fitted += 1;
+    };
+    let reason = refused["detail"].as_str().unwrap();
+    assert!(reason.contains("shared memory"), "{refused}");
+    oracle.check_exactly(&mut server.client());
+    ballast.remove();
+    becomes_healthy(&server);
+    publish(1, 10).ok();
+    // A crash brings nothing back that was refused.
+    server.kill9();
+    drop(reader);
+    let server = server.restart();
+    let checked = oracle.check_exactly(&mut server.client());
+    oracle.check_all(&mut server.client());
+    server.stop();
+    verify(&folder);
+    format!(
+        "{fitted} commits fitted before, {} events acknowledged",
+        checked.acknowledged
+    )
 }
 
 /// A server is killed while the disk is full and started again, first without room and then with ever more.

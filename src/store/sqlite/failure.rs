@@ -32,8 +32,17 @@ pub(super) fn is_clear_after_commit(error: &Error) -> bool {
     )
 }
 
+/// Whether SQLite's shared memory (the -shm file) could not grow. In a COMMIT that is after the sync: the transaction is
+/// in the write-ahead log and nobody is told of it, until a crash makes SQLite read the log anew.
+pub(super) fn is_not_indexed(error: &Error) -> bool {
+    extended_code(error) == Some(ffi::SQLITE_IOERR_SHMSIZE)
+}
+
 /// What to do about an error, for the end of a message.
 fn advice(error: &Error) -> &'static str {
+    if is_not_indexed(error) {
+        return "SQLite's shared memory beside it cannot grow; is the disk full? Free some space";
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => "the disk is full: free some space",
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {

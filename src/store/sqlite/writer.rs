@@ -372,8 +372,24 @@ pub(super) fn transaction(
     {
         return poisoned("rolling back", &error);
     }
-    if in_doubt {
+    if in_doubt && !(failure::is_not_indexed(&error) && write_over(connection)) {
         return poisoned("a commit", &error);
     }
     Err(failure::unavailable(&shared.paths, &error))
+}
+
+/// Writes over a transaction that is in the log and not in SQLite's shared memory, so that a crash does not bring it
+/// back. The next transaction takes its place in the log, and is synced before room for it in the shared memory is looked
+/// for. Returns whether the first one is certainly gone.
+///
+/// A crash before that sync may bring it back, and nobody was told what became of it; a crash after the sync does not.
+fn write_over(connection: &Connection) -> bool {
+    let begun =
+        connection.execute_batch("BEGIN IMMEDIATE; UPDATE meta SET value = random() WHERE name = 'probe'");
+    let gone = begun.is_ok()
+        && match connection.execute_batch("COMMIT") {
+            Ok(()) => true,
+            Err(error) => failure::is_not_indexed(&error),
+        };
+    gone && (connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok())
 }
