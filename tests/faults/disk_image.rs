@@ -99,7 +99,11 @@ struct Names {
 enum NameChange {
     Set(OsString, Node),
     Remove(OsString),
-    Replace { from: OsString, to: OsString, node: Node },
+    Replace {
+        from: OsString,
+        to: OsString,
+        node: Node,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -142,9 +146,7 @@ impl Image {
             What::Rename { to } => self.rename(path, to),
             What::Remove => {
                 self.names.remove(path);
-                self.folder_of(path)
-                    .unsynced
-                    .push(NameChange::Remove(name(path)));
+                self.folder_of(path).unsynced.push(NameChange::Remove(name(path)));
             }
             What::MakeFolder => {
                 self.folders.insert(path.clone(), Names::default());

@@ -30,10 +30,18 @@ pub(crate) enum What {
         data: Arc<[u8]>,
     },
     /// The file is cut or extended.
-    Resize { inode: Inode, size: u64 },
+    Resize {
+        inode: Inode,
+        size: u64,
+    },
     /// Of a file or a folder.
-    Sync { inode: Inode, succeeded: bool },
-    Rename { to: PathBuf },
+    Sync {
+        inode: Inode,
+        succeeded: bool,
+    },
+    Rename {
+        to: PathBuf,
+    },
     /// A file or an empty folder.
     Remove,
     MakeFolder,
@@ -73,10 +81,7 @@ fn take(rest: &mut &[u8], folder: &Path) -> Option<Operation> {
             offset,
             data: data.into(),
         },
-        't' => What::Resize {
-            inode,
-            size: offset,
-        },
+        't' => What::Resize { inode, size: offset },
         's' => What::Sync {
             inode,
             succeeded: result == 0,

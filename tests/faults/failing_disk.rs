@@ -150,7 +150,9 @@ fn failed_sync(operations: &[Operation]) -> Option<PathBuf> {
 /// Whether a failed sync of it means that nobody knows what the disk has of the store. A segment is written anew, and
 /// SQLite does not look whether it can sync a folder, so the program does that itself before anyone is served.
 fn is_of_the_store(path: &Path) -> bool {
-    ["data/dedup.db", "data/dedup.db-wal"].iter().any(|file| path == Path::new(file))
+    ["data/dedup.db", "data/dedup.db-wal"]
+        .iter()
+        .any(|file| path == Path::new(file))
 }
 
 /// The disks that a power cut may leave, now.

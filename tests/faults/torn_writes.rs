@@ -111,7 +111,8 @@ impl Recording {
 }
 
 fn cut_at_random_moments() -> String {
-    let wanted = std::env::var("TORN_WRITES_CUTS").map_or(CUTS, |cuts| cuts.parse().expect("a number of cuts"));
+    let wanted =
+        std::env::var("TORN_WRITES_CUTS").map_or(CUTS, |cuts| cuts.parse().expect("a number of cuts"));
     let (mut acknowledged, mut operations) = (0, 0);
     for number in 0..RECORDINGS {
         let recording = Recording::make(number);

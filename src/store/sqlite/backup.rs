@@ -7,7 +7,7 @@
 //! The copy is built under another name and gets its own when it is complete and synced.
 
 use super::{
-    failure, folders,
+    failure, file, folders,
     paths::Paths,
     recovery::{self, Loaded},
     rows::{self, ADD_TOPIC, COLUMNS, LogRow, RowError},
@@ -49,6 +49,8 @@ pub fn backup(
     let from = Paths::resolve(source)?;
     let to = Paths::of(destination);
     refuse_existing(&to)?;
+    // Before SQLite looks, which makes files beside it.
+    file::check(&from)?;
     wal::check(&from)?;
     let connection = schema::open_for_reading(&from)?;
     schema::check_tables(&from, &connection)?;

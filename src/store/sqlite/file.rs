@@ -23,7 +23,7 @@ const APPLICATION: usize = 68;
 /// Refuses a file that is there but cannot be a store of ours, before SQLite gets to write to it, and one that is lost
 /// while the rest of the store is there.
 ///
-/// Only for the holder of the lock: closing the file would drop the locks of a SQLite connection to it in this process.
+/// Only while this process has no SQLite connection to the file: closing it would drop that one's locks.
 pub(super) fn check(paths: &Paths) -> Result<(), OpenError> {
     let shown = paths.database.display();
     match std::fs::metadata(&paths.database) {
