@@ -36,14 +36,14 @@ pub(crate) fn place() -> &'static Path {
 }
 
 /// Starts the store in `folder` with an honest disk: it must have all that was acknowledged at `moment`.
-pub(crate) fn judge(folder: Folder, oracle: &Oracle, moment: Moment, verified: bool) -> Checked {
+pub(crate) fn judge(folder: &Folder, oracle: &Oracle, moment: Moment, verified: bool) -> Checked {
     let server = Server::start_in(folder.clone(), &[("ONCELOG_SMALL_BOUNDS", "1")]);
     let mut client = server.client();
     let checked = oracle.check(&mut client, moment);
     oracle.send_again(&mut client, moment);
     if verified {
         server.stop();
-        verify(&folder);
+        verify(folder);
     }
     checked
 }

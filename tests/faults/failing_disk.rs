@@ -170,7 +170,7 @@ fn cut_power(operations: &[Operation], oracle: &Oracle, seed: u64) -> u64 {
         }
         let folder = image.cut(place(), unsynced, &mut random);
         // Not for good: what this store answers is not what the next one knows.
-        judge(folder, oracle, Moment::now(), false);
+        judge(&folder, oracle, Moment::now(), false);
     }
     disks.len() as u64
 }
@@ -188,7 +188,7 @@ fn nth_write_fails() -> String {
             Ok(server) => server,
             Err(failed) => {
                 refused_well(&failed);
-                judge(folder, &oracle, Moment::LAST, true);
+                judge(&folder, &oracle, Moment::LAST, true);
                 return 1;
             }
         };
@@ -224,7 +224,7 @@ fn nth_write_finds_no_space() -> String {
             Ok(server) => server,
             Err(failed) => {
                 refused_well(&failed);
-                judge(folder, &oracle, Moment::LAST, true);
+                judge(&folder, &oracle, Moment::LAST, true);
                 return 1;
             }
         };
@@ -447,6 +447,6 @@ fn call_fails_once(kind: &str, number: u64, folder: &Folder, oracle: &Oracle) ->
             server.log()
         }
     };
-    judge(folder.clone(), oracle, Moment::LAST, true);
+    judge(folder, oracle, Moment::LAST, true);
     log.contains(&fault)
 }

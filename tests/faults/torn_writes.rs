@@ -124,7 +124,7 @@ fn cut_at_random_moments() -> String {
         let checked = side_by_side(JUDGES, cuts, |&(cut, after)| {
             let mut random = fastrand::Rng::with_seed(cut);
             let (folder, moment) = recording.cut(after, Syncs::Kept, Unsynced::ByChance, &mut random);
-            judge(folder, &recording.oracle, moment, cut % VERIFY_EVERY == 0)
+            judge(&folder, &recording.oracle, moment, cut % VERIFY_EVERY == 0)
         });
         acknowledged += checked.iter().map(|checked| checked.acknowledged).sum::<u64>();
     }
@@ -149,7 +149,7 @@ fn without_syncs_loss_is_reported() -> String {
             (folder, _) = recording.cut(before, Syncs::Ignored, Unsynced::Written, &mut random);
         }
         match failure_of(|| {
-            judge(folder, &recording.oracle, moment, false);
+            judge(&folder, &recording.oracle, moment, false);
         }) {
             Some(message) if message.contains("are lost") => lost += 1,
             Some(message) if message.contains("did not start") => refused += 1,
