@@ -2,8 +2,7 @@
 //! which installs what it needs; docs/RELIABILITY.md says what each scenario stands for.
 //!
 //! Arguments are parts of names: scenarios whose name has one of them are run, all of them without any. `--list` names
-//! them. `--soak MINUTES` runs the overload for so long instead of its usual minute. With `REQUIRE_ALL=1` a scenario that
-//! cannot run here is a failure.
+//! them. With `REQUIRE_ALL=1` a scenario that cannot run here is a failure.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +23,6 @@ mod full_disk;
 mod fuzz;
 mod kill;
 mod model;
-mod overload;
 mod power;
 mod scenario;
 mod shim;
@@ -43,7 +41,6 @@ const SCENARIOS: &[&[Scenario]] = &[
     full_disk::SCENARIOS,
     failing_disk::SCENARIOS,
     damage::SCENARIOS,
-    overload::SCENARIOS,
     clock::SCENARIOS,
     model::SCENARIOS,
     fuzz::SCENARIOS,

@@ -1,3 +1,0 @@
-use crate::scenario::Scenario;
-
-pub(crate) const SCENARIOS: &[Scenario] = &[];
