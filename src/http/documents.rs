@@ -177,6 +177,8 @@ impl IntoResponses for PublishProblems {
         problems(&[
             Kind::NotJson,
             Kind::BrokenBody,
+            Kind::NoValidKey,
+            Kind::NotAllowed,
             Kind::BodyTooSlow,
             Kind::BodyTooLarge,
             Kind::TooManyEvents,
@@ -199,6 +201,8 @@ pub(super) struct QueryProblems;
 impl IntoResponses for QueryProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
         problems(&[
+            Kind::NoValidKey,
+            Kind::NotAllowed,
             Kind::InvalidParameter,
             Kind::InvalidCursor,
             Kind::Internal,
@@ -213,6 +217,8 @@ pub(super) struct EventProblems;
 impl IntoResponses for EventProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
         problems(&[
+            Kind::NoValidKey,
+            Kind::NotAllowed,
             Kind::NoSuchEvent,
             Kind::InvalidParameter,
             Kind::Internal,
@@ -235,6 +241,12 @@ pub(super) struct ReadProblems;
 
 impl IntoResponses for ReadProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
-        problems(&[Kind::InvalidParameter, Kind::Internal, Kind::Overloaded])
+        problems(&[
+            Kind::NoValidKey,
+            Kind::NotAllowed,
+            Kind::InvalidParameter,
+            Kind::Internal,
+            Kind::Overloaded,
+        ])
     }
 }

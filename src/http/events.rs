@@ -1,13 +1,16 @@
 //! `GET /events` and `GET /events/{topic}/{event_id}`: reads the log in both directions, a page at a time.
 
 use super::{
-    App, answers,
+    App,
+    admission::{Admitted, check_topic, shown_to},
+    answers,
     cursor::{self, Position},
     documents::{EventProblems, QueryProblems},
     error::{Kind, Problem},
     parameters::{Parameters, check_name},
 };
 use crate::{
+    access::Caller,
     event::{Instant, Seq, format_micros},
     limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT, MAX_WAIT_SECONDS, WAIT_RECHECK},
     store::{Order, Page, Query, ReadError, StoredEvent},
@@ -140,12 +143,16 @@ struct Request {
         QueryProblems,
     ),
 )]
-pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(app): State<App>,
+    Admitted(caller): Admitted,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     let Request {
         mut query,
         wait,
         from_end,
-    } = request(&app, raw.as_deref())?;
+    } = request(&app, &caller, raw.as_deref())?;
     if from_end && wait.is_zero() {
         let page = Page {
             events: Vec::new(),
@@ -201,6 +208,7 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
 )]
 pub(super) async fn one(
     State(app): State<App>,
+    Admitted(caller): Admitted,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
@@ -209,6 +217,7 @@ pub(super) async fn one(
         path.map_err(|_| Problem::parameter("path", "the percent-encoded topic and event id are not UTF-8"))?;
     check_name("topic", &topic)?;
     check_name("event_id", &event_id)?;
+    check_topic(&caller, &topic, "topic")?;
     let room = app.answers.reserve(answers::EVENT_ANSWER_BYTES).await?;
     let store = Arc::clone(&app.store);
     let (found, topic, event_id) = app
@@ -228,7 +237,7 @@ pub(super) async fn one(
 }
 
 /// Reads the parameters.
-fn request(app: &App, raw: Option<&str>) -> Result<Request, Problem> {
+fn request(app: &App, caller: &Caller, raw: Option<&str>) -> Result<Request, Problem> {
     let mut parameters = Parameters::parse(
         raw,
         &[
@@ -255,9 +264,14 @@ fn request(app: &App, raw: Option<&str>) -> Result<Request, Problem> {
     if wait.is_some() && order == Order::Descending {
         return Err(Problem::parameter("wait", "only with order=asc"));
     }
+    let topic = parameters.name("topic")?;
+    if let Some(topic) = &topic {
+        check_topic(caller, topic, "topic")?;
+    }
     Ok(Request {
         query: Query {
-            topic: parameters.name("topic")?,
+            shown: shown_to(caller),
+            topic,
             source: parameters.name("source")?,
             from: time(&mut parameters, "from")?,
             to: time(&mut parameters, "to")?,

@@ -1,6 +1,13 @@
 //! `GET /stats`: the exact counters over the whole store, which survive restarts.
 
-use super::{App, answers, documents::ReadProblems, error::Problem, parameters::Parameters};
+use super::{
+    App,
+    admission::{Admitted, shown_to},
+    answers,
+    documents::ReadProblems,
+    error::Problem,
+    parameters::Parameters,
+};
 use crate::limits::MAX_STATS_TOPICS;
 use axum::{
     extract::{RawQuery, State},
@@ -45,6 +52,8 @@ pub(crate) struct StatsBody {
 }
 
 /// Read the counters
+///
+/// A key that is not for every topic is shown the counters of its topics.
 #[utoipa::path(
     get,
     path = "/stats",
@@ -55,16 +64,26 @@ pub(crate) struct StatsBody {
         ReadProblems,
     ),
 )]
-pub(super) async fn stats(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn stats(
+    State(app): State<App>,
+    Admitted(caller): Admitted,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     Parameters::parse(raw.as_deref(), &[])?;
     let room = app
         .answers
         .reserve(MAX_STATS_TOPICS * answers::NAME_BYTES + answers::ENTRY_BYTES)
         .await?;
     let store = Arc::clone(&app.store);
+    let shown = shown_to(&caller);
     let (totals, topics) = app
         .queries
-        .run(move || (store.totals(), store.topics(None, MAX_STATS_TOPICS)))
+        .run(move || {
+            (
+                store.totals_of(&shown),
+                store.topics(&shown, None, MAX_STATS_TOPICS),
+            )
+        })
         .await?;
     let uptime_seconds = app.started.elapsed().as_secs();
     let names: usize = topics.iter().map(|status| status.topic.len() + 3).sum();

@@ -2,13 +2,14 @@
 
 use super::{Api, Parts, Timeouts};
 use crate::{
+    access::{Gate, KeyFile},
     committer,
     event::{Batch, Identity, Instant, Outcome, Seq},
     health::Health,
     ingest::{self, Ingest},
     store::{
         BatchOutcome, Branch, CommitError, Gauges, Order, Page, Placed, Query, ReadError, Store, StoredEvent,
-        TopicStatus, Totals, Writer,
+        TopicFilter, TopicStatus, Totals, Writer,
     },
     wakeup::Wakeup,
 };
@@ -20,6 +21,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard},
     thread::JoinHandle,
 };
@@ -250,7 +252,17 @@ impl Store for FakeStore {
         }
     }
 
-    fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
+    fn totals_of(&self, shown: &TopicFilter) -> Totals {
+        let topics = self.topics(shown, None, usize::MAX);
+        Totals {
+            accepted: topics.iter().map(|topic| topic.accepted).sum(),
+            duplicates: topics.iter().map(|topic| topic.duplicates).sum(),
+            conflicts: topics.iter().map(|topic| topic.conflicts).sum(),
+            topics: topics.len() as u64,
+        }
+    }
+
+    fn topics(&self, shown: &TopicFilter, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
         let state = self.lock();
         let mut topics: BTreeMap<&str, TopicStatus> = BTreeMap::new();
         for (event, ..) in &state.events {
@@ -272,6 +284,7 @@ impl Store for FakeStore {
         }
         topics
             .into_values()
+            .filter(|topic| shown.shows(&topic.topic))
             .filter(|topic| after.is_none_or(|after| topic.topic.as_str() > after))
             .take(limit)
             .collect()
@@ -339,6 +352,11 @@ impl Fixture {
 
     /// With other timeouts.
     pub(crate) fn with(timeouts: Timeouts) -> Self {
+        Self::behind(open_gate(), timeouts)
+    }
+
+    /// With keys.
+    pub(crate) fn behind(gate: Arc<Gate>, timeouts: Timeouts) -> Self {
         let store = Arc::new(FakeStore::default());
         let (ingest, queue) = ingest::queue(100);
         let health = Health::default();
@@ -359,6 +377,7 @@ impl Fixture {
             wakeup,
             health: health.clone(),
             stopping,
+            gate,
             timeouts,
         });
         Self {
@@ -439,6 +458,12 @@ impl Drop for Fixture {
             let _ = committer.join();
         }
     }
+}
+
+/// A gate without keys.
+pub(crate) fn open_gate() -> Arc<Gate> {
+    let nowhere = KeyFile::beside(Path::new("/nonexistent/oncelog.db"));
+    Arc::new(Gate::open(nowhere, false).expect("no keys"))
 }
 
 /// A valid event.

@@ -1,6 +1,13 @@
 //! `GET /topics`: every topic with its exact counts, a page at a time.
 
-use super::{App, answers, documents::QueryProblems, error::Problem, parameters::Parameters};
+use super::{
+    App,
+    admission::{Admitted, shown_to},
+    answers,
+    documents::QueryProblems,
+    error::Problem,
+    parameters::Parameters,
+};
 use crate::{
     event::{Seq, format_micros},
     limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT},
@@ -81,7 +88,11 @@ impl From<TopicStatus> for TopicBody {
         QueryProblems,
     ),
 )]
-pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(app): State<App>,
+    Admitted(caller): Admitted,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     let mut parameters = Parameters::parse(raw.as_deref(), &["limit", "cursor"])?;
     let limit = parameters
         .number("limit", 1, MAX_PAGE_LIMIT as u64)?
@@ -93,10 +104,11 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
     let entry_bytes = answers::NAME_BYTES + answers::ENTRY_BYTES;
     let room = app.answers.reserve((limit + 1) * entry_bytes).await?;
     let store = Arc::clone(&app.store);
+    let shown = shown_to(&caller);
     // One more than asked for shows whether something is left.
     let mut found = app
         .queries
-        .run(move || store.topics(after.as_deref(), limit + 1))
+        .run(move || store.topics(&shown, after.as_deref(), limit + 1))
         .await?;
     let more = found.len() > limit;
     found.truncate(limit);
