@@ -255,7 +255,7 @@ fn a_toml_file_with_an_unknown_key_a_wrong_type_or_broken_text_says_so() {
     assert_eq!(
         error("prot = 1"),
         "oncelog.toml: unknown setting \"prot\"; known: log_level, log_format, host, port, database_path, \
-         database_url, broker_url, queue_max_size"
+         database_url, broker_url, allow_anonymous, queue_max_size"
     );
     assert_eq!(
         error("port = true"),

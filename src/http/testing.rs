@@ -213,7 +213,8 @@ impl Store for FakeStore {
                 seconds: *seconds,
                 nanos: 0,
             };
-            if query.topic.as_ref().is_none_or(|topic| *topic == event.topic)
+            if query.shown.shows(&event.topic)
+                && query.topic.as_ref().is_none_or(|topic| *topic == event.topic)
                 && query.source.as_ref().is_none_or(|source| *source == event.source)
                 && query.from.is_none_or(|from| time >= from)
                 && query.to.is_none_or(|to| time < to)
