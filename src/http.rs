@@ -16,6 +16,7 @@ mod parameters;
 mod publish;
 mod queries;
 mod reference;
+mod room;
 mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -38,6 +39,7 @@ use documents::Documents;
 use error::{Kind, Problem};
 use metrics::{Metrics, Route};
 use queries::Queries;
+pub(crate) use room::{Pressure, Progress};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -55,6 +57,8 @@ pub(crate) struct Timeouts {
     pub(crate) body_read: Duration,
     /// How long a body waits for room: [`limits::QUEUE_WAIT`].
     pub(crate) body_room: Duration,
+    /// See [`limits::STALL`].
+    pub(crate) stall: Duration,
     /// See [`limits::QUERY_WAIT`].
     pub(crate) query: Duration,
     /// See [`limits::WRITE_TIMEOUT`].
@@ -71,6 +75,7 @@ impl Default for Timeouts {
             header_read: limits::HEADER_READ_TIMEOUT,
             body_read: limits::BODY_READ_TIMEOUT,
             body_room: limits::QUEUE_WAIT,
+            stall: limits::STALL,
             query: limits::QUERY_WAIT,
             write: limits::WRITE_TIMEOUT,
             linger: limits::LINGER,
@@ -119,13 +124,14 @@ type App = Arc<AppState>;
 pub(crate) struct Api {
     router: Router,
     metrics: Arc<Metrics>,
+    pressure: Pressure,
 }
 
 impl Api {
     /// Ties the API to its parts.
     pub(crate) fn new(parts: Parts) -> Self {
-        let bodies = BodyRoom::new();
-        let answers = AnswerRoom::new(parts.timeouts.query);
+        let bodies = BodyRoom::new(parts.timeouts.stall);
+        let answers = AnswerRoom::new(parts.timeouts.query, parts.timeouts.stall);
         let started = Instant::now();
         let metrics = Arc::new(Metrics::new(
             Arc::clone(&parts.store),
@@ -135,6 +141,7 @@ impl Api {
             answers.clone(),
             started,
         ));
+        let pressure = answers.pressure().clone();
         let (router, description) = described_routes().split_for_parts();
         let app = AppState {
             cursors: Cursors::new(parts.store.identity(), parts.store.branches()),
@@ -162,7 +169,13 @@ impl Api {
                 .method_not_allowed_fallback(method_not_allowed)
                 .with_state(Arc::new(app)),
             metrics,
+            pressure,
         }
+    }
+
+    /// Tells that an answer waits for room that others hold.
+    pub(crate) fn pressure(&self) -> Pressure {
+        self.pressure.clone()
     }
 
     /// Answers one request, counts it and logs it.
@@ -218,6 +231,19 @@ fn refuses(parameter: &str) -> bool {
     parameter.split_once('=').is_some_and(|(name, weight)| {
         name.trim().eq_ignore_ascii_case("q") && weight.trim().parse() == Ok(0.0)
     })
+}
+
+/// The answer for a client that comes when all `places` for connections are taken.
+pub(crate) fn no_place(places: usize) -> Response<Body> {
+    let mut response = Problem::new(
+        Kind::Overloaded,
+        format!("{places} connections are open and in use, as many as may be"),
+    )
+    .into_response();
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// All paths and their handlers, with their description.

@@ -23,19 +23,40 @@ pub const MAX_EXPONENT_DIGITS: usize = 18;
 
 /// Largest request body in bytes; more is a 413 before the rest is read.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
-/// Bytes of request bodies held in memory at once, counted as they arrive and until the answer. A request that finds
-/// no room waits [`QUEUE_WAIT`] and is then refused with a 503.
-pub const MAX_IN_FLIGHT_BODY_BYTES: usize = 64 << 20;
+/// Bytes of request bodies held in memory at once, until their answers. A request that finds no room waits
+/// [`QUEUE_WAIT`] and is then refused with a 503. There are three shares, for bodies of different kinds.
+pub const MAX_IN_FLIGHT_BODY_BYTES: usize = WHOLE_BODIES_BYTES + PARTIAL_BODIES_BYTES + LARGE_BODIES_BYTES;
+/// The share of bodies that were there at once. No client can hold it, so it is only as long in use as the server works.
+pub const WHOLE_BODIES_BYTES: usize = 8 << 20;
+/// The share of bodies that arrive in parts, counted as they arrive.
+pub const PARTIAL_BODIES_BYTES: usize = 24 << 20;
+/// The share of bodies beyond [`LARGE_BODY_BYTES`], each counted in whole before it is read.
+pub const LARGE_BODIES_BYTES: usize = 32 << 20;
+/// A body larger than this is a large one, in bytes.
+pub const LARGE_BODY_BYTES: usize = 256 << 10;
+/// How long a body or an answer may stand still while others wait for the room that it holds. Without anybody waiting
+/// it may take [`BODY_READ_TIMEOUT`] and [`WRITE_TIMEOUT`].
+pub const STALL: Duration = Duration::from_millis(500);
+/// Bytes that have to move for a body or an answer not to stand still.
+pub const PROGRESS_BYTES: usize = 16 << 10;
+/// How often those who hold room are told that somebody waits for it.
+pub const PRESSURE_INTERVAL: Duration = Duration::from_millis(100);
 /// The grain in which the room for bodies and answers is counted, in bytes.
 pub const ROOM_UNIT_BYTES: usize = 1 << 10;
 /// Memory set aside for a body when its head announces it, in bytes, however much it announces.
 pub const MAX_BODY_AHEAD_BYTES: usize = 256 << 10;
-/// Bytes of answers held in memory at once, from before they are made until the client has taken them or is gone. A
-/// request whose answer finds no room waits [`QUERY_WAIT`] and is then refused with a 503. The largest answers are
-/// pages, of some 10 MiB when every name in them has to be escaped.
-pub const MAX_IN_FLIGHT_ANSWER_BYTES: usize = 96 << 20;
+/// Bytes of answers held in memory at once, until the client has taken them or is gone. There are two shares.
+pub const MAX_IN_FLIGHT_ANSWER_BYTES: usize = SMALL_ANSWERS_BYTES + LARGE_ANSWERS_BYTES;
+/// The share of answers up to [`LARGE_ANSWER_BYTES`].
+pub const SMALL_ANSWERS_BYTES: usize = 16 << 20;
+/// The share of larger answers. The largest are pages, of some 10 MiB when every name in them has to be escaped.
+pub const LARGE_ANSWERS_BYTES: usize = 80 << 20;
+/// An answer larger than this is a large one, in bytes.
+pub const LARGE_ANSWER_BYTES: usize = 256 << 10;
+/// How long an answer that is made waits for room before it is refused with a 503.
+pub const ANSWER_WAIT: Duration = Duration::from_millis(50);
 /// A body larger than this is parsed on a thread of its own, so that it does not hold up other connections.
-pub const PARSE_INLINE_BYTES: usize = 256 << 10;
+pub const PARSE_INLINE_BYTES: usize = LARGE_BODY_BYTES;
 /// Default number of events that may wait for a commit at once (`QUEUE_MAX_SIZE`). A request with more events
 /// than the setting is a 413: it could never fit.
 pub const DEFAULT_QUEUE_EVENTS: usize = 10_000;
@@ -48,12 +69,21 @@ pub const RETRY_AFTER_SECONDS: u64 = 1;
 
 // ---- connections ----
 
-/// Open connections; further ones wait in the kernel's backlog. Fewer when the process may not have so many file
-/// descriptors.
+/// Open connections. For another one, those that have been idle the longest are closed; when none is idle, it is refused
+/// with a 503. Fewer when the process may not have so many file descriptors.
 pub const MAX_CONNECTIONS: usize = 10_000;
-/// File descriptors kept for everything that is no connection: the store, its readers, the index's segments, a backup.
-/// At most half of what the process may have.
-pub const DESCRIPTOR_RESERVE: usize = 512;
+/// How long a connection has to be idle before it is closed for another one.
+pub const IDLE_BEFORE_GIVEN_UP: Duration = Duration::from_secs(1);
+/// Connections beyond [`MAX_CONNECTIONS`] that are told so; further ones wait in the kernel's queue.
+pub const MAX_REFUSED_CONNECTIONS: usize = 128;
+/// How long such a connection may take.
+pub const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections that wait in the kernel's queue to be accepted; beyond it the kernel drops them, and their clients try
+/// again after a second. The kernel has a bound of its own (`net.core.somaxconn`).
+pub const LISTEN_BACKLOG: i32 = 4_096;
+/// File descriptors kept for everything that is no open connection: the store, its readers, the index's segments, and
+/// [`MAX_REFUSED_CONNECTIONS`]. At most half of what the process may have.
+pub const DESCRIPTOR_RESERVE: usize = 640;
 /// Bytes of a request head (request line and all headers); more is a 431. The longest that the API needs is some 10 KiB.
 pub const MAX_HEADER_BYTES: usize = 32 << 10;
 /// Largest read buffer of a connection, in bytes; it grows only for those that send that much at once. As many bytes of
@@ -92,6 +122,8 @@ pub const QUERY_TIME: Duration = Duration::from_secs(1);
 pub const READ_SLICE_ROWS: usize = 500;
 /// Queries that run at once; further ones wait their turn.
 pub const MAX_CONCURRENT_QUERIES: usize = 8;
+/// Those of them that may be searches, by source or time, which look at many rows for each that they find.
+pub const MAX_CONCURRENT_SEARCHES: usize = 4;
 /// How long a query waits for its turn before it is refused with a 503.
 pub const QUERY_WAIT: Duration = Duration::from_secs(5);
 /// Largest `wait` of a query that waits for new events, in seconds.

@@ -4,6 +4,7 @@
 //! taken in, lets the committer finish, and returns; all within a bounded time, whatever clients do.
 
 mod descriptors;
+mod places;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -12,15 +13,19 @@ use crate::{
     committer,
     config::Config,
     health::Health,
-    http::{Api, Parts, Timeouts, told},
+    http::{self, Api, Parts, Pressure, Timeouts, told},
     ingest,
-    limits::{ACCEPT_RETRY, MAX_HEADER_BYTES, READ_BUFFER_BYTES},
+    limits::{
+        ACCEPT_RETRY, LISTEN_BACKLOG, MAX_HEADER_BYTES, MAX_REFUSED_CONNECTIONS, READ_BUFFER_BYTES,
+        REFUSAL_TIMEOUT,
+    },
     store::{OpenError, Store, Writer, sqlite},
     wakeup::Wakeup,
 };
 use axum::body::Body;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use places::{Place, Places};
 use socket::{Socket, Work};
 use std::{
     convert::Infallible,
@@ -32,7 +37,7 @@ use std::{
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
 };
 
 /// Why the server did not start, or did not stop cleanly.
@@ -106,6 +111,8 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
         listener.set_nonblocking(true).map_err(ServeError::Listen)?;
+        // Again, for a longer queue than the standard library asks for.
+        rustix::net::listen(&listener, LISTEN_BACKLOG).map_err(|error| ServeError::Listen(error.into()))?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listen)?;
         let address = listener.local_addr().map_err(ServeError::Listen)?;
         let wakeup = Wakeup::new(self.store.high_watermark());
@@ -128,10 +135,11 @@ impl Server {
             timeouts: self.timeouts,
         });
         let connections = Connections {
+            pressure: api.pressure(),
             api,
             protocol: protocol(self.timeouts.header_read),
-            places: Arc::new(Semaphore::new(self.places)),
-            all_places: self.places,
+            places: Places::new(self.places),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSED_CONNECTIONS)),
             write: self.timeouts.write,
             linger: self.timeouts.linger,
             stopping,
@@ -146,17 +154,17 @@ impl Server {
         tracing::info!("stopping: finishing the requests in work");
         drop(listener);
         stop.send_replace(true);
-        if tokio::time::timeout(self.timeouts.shutdown, connections.ended())
+        if tokio::time::timeout(self.timeouts.shutdown, connections.places.empty())
             .await
             .is_err()
         {
             tracing::warn!(
-                connections = connections.open(),
+                connections = connections.places.taken(),
                 "some requests did not end in time; closing their connections"
             );
             close.send_replace(true);
             // They end as soon as they hear of it.
-            connections.ended().await;
+            connections.places.empty().await;
         }
         // Nobody reads the store any more when the committer closes it.
         drop(connections);
@@ -188,9 +196,11 @@ fn protocol(header_read: Duration) -> http1::Builder {
 /// The open connections.
 struct Connections {
     api: Api,
+    pressure: Pressure,
     protocol: http1::Builder,
-    places: Arc<Semaphore>,
-    all_places: usize,
+    places: Places,
+    /// For connections that only get told that there is no place for them.
+    refusals: Arc<Semaphore>,
     write: Duration,
     linger: Duration,
     stopping: watch::Receiver<bool>,
@@ -200,29 +210,46 @@ struct Connections {
 impl Connections {
     /// Accepts connections, for ever.
     async fn accept(&self, listener: &TcpListener) {
-        let mut failures = Failures::default();
+        let mut failures = Seldom::default();
+        let mut refusals = Seldom::default();
         loop {
-            // Never closed, so it cannot fail.
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-                return;
-            };
             match listener.accept().await {
-                Ok((stream, _)) => self.spawn(stream, place),
+                Ok((stream, _)) => {
+                    let work = Work::default();
+                    match self.places.take(work.clone()).await {
+                        Some((place, give_up)) => self.spawn(stream, work, place, give_up),
+                        None => {
+                            if let Some(not_logged) = refusals.now() {
+                                tracing::warn!(
+                                    connections = self.places.all(),
+                                    not_logged,
+                                    "all connections are in use; refusing new ones with a 503"
+                                );
+                            }
+                            self.refuse(stream).await;
+                        }
+                    }
+                }
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
-                    failures.log(&error);
+                    if let Some(not_logged) = failures.now() {
+                        tracing::error!(
+                            %error,
+                            not_logged,
+                            "cannot accept connections; trying again (too few file descriptors? see ulimit -n)"
+                        );
+                    }
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
     }
 
-    fn spawn(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn spawn(&self, stream: TcpStream, work: Work, place: Place, mut give_up: oneshot::Receiver<()>) {
         // Without it an answer could wait for the acknowledgement of the one before. A socket that refuses is slower,
         // not wrong.
         let _ = stream.set_nodelay(true);
-        let work = Work::default();
-        let mut socket = Socket::new(stream, self.write, work.clone());
+        let mut socket = Socket::new(stream, self.write, self.pressure.clone(), work.clone());
         let api = self.api.clone();
         let handled = work.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -243,14 +270,18 @@ impl Connections {
             let _place = place;
             {
                 let mut connection = pin!(protocol.serve_connection(TokioIo::new(&mut socket), service));
-                let ended = tokio::select! {
+                let ending = tokio::select! {
                     biased;
-                    ended = connection.as_mut() => ended,
-                    () = told(&mut stopping) => {
-                        // Idle, or in the middle of a head: nothing was taken in.
-                        if !work.is_there() {
-                            return;
-                        }
+                    ended = connection.as_mut() => Ending::OfItself(ended),
+                    () = told(&mut stopping) => Ending::Told,
+                    // Only idle ones are asked to. The sender stays until the place is given back.
+                    _ = &mut give_up => Ending::Told,
+                };
+                let ended = match ending {
+                    Ending::OfItself(ended) => ended,
+                    // Idle, or in the middle of a head: nothing was taken in.
+                    Ending::Told if !work.is_there() => return,
+                    Ending::Told => {
                         connection.as_mut().graceful_shutdown();
                         tokio::select! {
                             ended = connection => ended,
@@ -272,15 +303,31 @@ impl Connections {
         });
     }
 
-    /// How many are open.
-    fn open(&self) -> usize {
-        self.all_places - self.places.available_permits()
-    }
-
-    /// Waits until none is open.
-    async fn ended(&self) {
+    /// Answers the first request with a 503. There are places for this, too; when they are all taken, newcomers wait in
+    /// the kernel's queue for as long as that lasts.
+    async fn refuse(&self, stream: TcpStream) {
         // Never closed, so it cannot fail.
-        let _ = self.places.acquire_many(self.all_places as u32).await;
+        let Ok(place) = Arc::clone(&self.refusals).acquire_owned().await else {
+            return;
+        };
+        let protocol = self.protocol.clone();
+        let mut stopping = self.stopping.clone();
+        let places = self.places.all();
+        tokio::spawn(async move {
+            let _place = place;
+            let refuse =
+                service_fn(|_: Request<Incoming>| async move { Ok::<_, Infallible>(http::no_place(places)) });
+            let mut stream = stream;
+            let refused = async {
+                // Whatever becomes of it, the client is free to try again.
+                let _ = protocol.serve_connection(TokioIo::new(&mut stream), refuse).await;
+                drain(&mut stream).await;
+            };
+            tokio::select! {
+                _ = tokio::time::timeout(REFUSAL_TIMEOUT, refused) => {}
+                () = told(&mut stopping) => {}
+            }
+        });
     }
 }
 
@@ -298,28 +345,30 @@ fn is_of_the_client(error: &io::Error) -> bool {
     )
 }
 
-/// Failures to accept, logged at most once a second.
+/// Why a connection ends.
+enum Ending {
+    OfItself(hyper::Result<()>),
+    Told,
+}
+
+/// Something that is worth a line in the log at most once a second.
 #[derive(Default)]
-struct Failures {
+struct Seldom {
     logged: Option<Instant>,
     silent: u64,
 }
 
-impl Failures {
-    fn log(&mut self, error: &io::Error) {
+impl Seldom {
+    /// How often it happened without a line since the last one; `None` when it is too early for another.
+    fn now(&mut self) -> Option<u64> {
         if self
             .logged
             .is_some_and(|logged| logged.elapsed() < Duration::from_secs(1))
         {
             self.silent += 1;
-            return;
+            return None;
         }
-        tracing::error!(
-            %error,
-            not_logged = self.silent,
-            "cannot accept connections; trying again (too few file descriptors? see ulimit -n)"
-        );
         self.logged = Some(Instant::now());
-        self.silent = 0;
+        Some(std::mem::take(&mut self.silent))
     }
 }

@@ -1,26 +1,36 @@
 //! Reads request bodies: bounded in bytes each, in bytes together, and in time.
 //!
-//! The room that a body takes is a permit, taken for the bytes that have arrived and held until the request's answer: who
-//! announces much and sends little keeps nobody else out. A body that is there at once, which is the usual case, costs
-//! one permit, one allocation and no timer.
+//! The room that a body takes is a permit, held until the request's answer. There are three shares, so that no kind of
+//! client keeps the others out. A body that is there at once, which is the usual case, takes room of a share that no
+//! slow client ever holds; it costs one permit, one allocation and no timer. One that arrives in parts takes room as
+//! its bytes come: who announces much and sends little holds little. A large one takes room for all of it before it is
+//! read: if many large ones took what there is piece by piece, none of them would get to its end.
 
-use super::error::{Kind, Problem};
-use crate::limits::{MAX_BODY_AHEAD_BYTES, MAX_BODY_BYTES, MAX_IN_FLIGHT_BODY_BYTES, ROOM_UNIT_BYTES};
+use super::{
+    error::{Kind, Problem},
+    room::{Pressure, Progress, Share, units_of},
+};
+use crate::limits::{
+    LARGE_BODIES_BYTES, LARGE_BODY_BYTES, MAX_BODY_AHEAD_BYTES, MAX_BODY_BYTES, PARTIAL_BODIES_BYTES,
+    ROOM_UNIT_BYTES, WHOLE_BODIES_BYTES,
+};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The room for all bodies together. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct BodyRoom {
-    units: Arc<Semaphore>,
+    whole: Share,
+    partial: Share,
+    large: Share,
+    pressure: Pressure,
 }
 
 /// How long reading a body may take.
@@ -33,16 +43,21 @@ pub(crate) struct Patience {
 }
 
 impl BodyRoom {
-    /// Room for [`MAX_IN_FLIGHT_BODY_BYTES`].
-    pub(crate) fn new() -> Self {
+    /// Room for [`MAX_IN_FLIGHT_BODY_BYTES`](crate::limits::MAX_IN_FLIGHT_BODY_BYTES). While others wait for some, a
+    /// body may not stand still for longer than `stall`.
+    pub(crate) fn new(stall: Duration) -> Self {
+        let pressure = Pressure::new(stall);
         Self {
-            units: Arc::new(Semaphore::new(MAX_IN_FLIGHT_BODY_BYTES / ROOM_UNIT_BYTES)),
+            whole: Share::new(WHOLE_BODIES_BYTES, &pressure),
+            partial: Share::new(PARTIAL_BODIES_BYTES, &pressure),
+            large: Share::new(LARGE_BODIES_BYTES, &pressure),
+            pressure,
         }
     }
 
     /// Bytes that bodies hold now.
     pub(crate) fn used_bytes(&self) -> usize {
-        MAX_IN_FLIGHT_BODY_BYTES - self.units.available_permits() * ROOM_UNIT_BYTES
+        self.whole.used_bytes() + self.partial.used_bytes() + self.large.used_bytes()
     }
 
     /// Reads a body to its end; the permit is the room that it takes.
@@ -51,28 +66,45 @@ impl BodyRoom {
         body: Body,
         patience: Patience,
     ) -> Result<(Vec<u8>, OwnedSemaphorePermit), Problem> {
-        let started = Instant::now();
         let hint = body.size_hint();
         let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
         if announced > MAX_BODY_BYTES {
             return Err(too_large());
         }
         let most = hint.exact().map_or(MAX_BODY_BYTES, |_| announced);
-        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut room = None;
+        if announced > LARGE_BODY_BYTES {
+            room = Some(take(&self.large, announced, patience).await?);
+        }
         let mut bytes = Vec::new();
-        let mut data = Data { body, asked: false };
-        while let Some(chunk) = data.next(started, patience.read).await? {
+        let mut data = Data {
+            body,
+            asked: false,
+            deadline: Instant::now() + patience.read,
+            patience: patience.read,
+            progress: Progress::new(),
+        };
+        while let Some(chunk) = data.next(room.as_ref().map(|_| &self.pressure)).await? {
             let size = bytes.len() + chunk.len();
             if size > MAX_BODY_BYTES {
                 return Err(too_large());
             }
             match &mut room {
-                None => room = Some(self.acquire(units_of(size), patience.room).await?),
-                Some(room) => {
-                    let missing = units_of(size).saturating_sub(room.num_permits());
-                    if missing > 0 {
-                        room.merge(self.acquire(missing, patience.room).await?);
-                    }
+                None if hint.exact() == Some(size as u64) => {
+                    room = Some(take(&self.whole, size, patience).await?);
+                }
+                None => room = Some(data.wait_for_room(take(&self.partial, size, patience)).await?),
+                Some(room) if units_of(size) <= room.num_permits() => {}
+                Some(room) if size <= LARGE_BODY_BYTES => {
+                    let missing = size - room.num_permits() * ROOM_UNIT_BYTES;
+                    room.merge(data.wait_for_room(take(&self.partial, missing, patience)).await?);
+                }
+                // It did not say how large it is.
+                Some(_) => {
+                    room = Some(
+                        data.wait_for_room(take(&self.large, MAX_BODY_BYTES, patience))
+                            .await?,
+                    );
                 }
             }
             if size > bytes.capacity() {
@@ -84,50 +116,90 @@ impl BodyRoom {
             bytes.extend_from_slice(&chunk);
         }
         match room {
-            Some(room) => Ok((bytes, room)),
-            None => Ok((bytes, self.acquire(0, patience.room).await?)),
+            Some(mut room) => {
+                let surplus = room.num_permits().saturating_sub(units_of(bytes.len()));
+                drop(room.split(surplus));
+                Ok((bytes, room))
+            }
+            None => Ok((bytes, take(&self.whole, 0, patience).await?)),
         }
     }
+}
 
-    async fn acquire(&self, units: usize, patience: Duration) -> Result<OwnedSemaphorePermit, Problem> {
-        let units = units as u32;
-        // The usual case takes no timer.
-        if let Ok(permit) = self.units.clone().try_acquire_many_owned(units) {
-            return Ok(permit);
-        }
-        match tokio::time::timeout(patience, self.units.clone().acquire_many_owned(units)).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Problem::new(
-                Kind::Overloaded,
-                format!("the request bodies in work hold all of {MAX_IN_FLIGHT_BODY_BYTES} bytes"),
-            )),
-        }
-    }
+async fn take(share: &Share, bytes: usize, patience: Patience) -> Result<OwnedSemaphorePermit, Problem> {
+    share.take(bytes, patience.room).await.ok_or_else(|| {
+        Problem::new(
+            Kind::Overloaded,
+            format!(
+                "request bodies of this kind hold all of their {} bytes; none became free in time",
+                share.bytes()
+            ),
+        )
+    })
 }
 
 /// The data of a body, chunk by chunk.
 struct Data {
     body: Body,
     asked: bool,
+    deadline: Instant,
+    /// What the deadline was made of.
+    patience: Duration,
+    progress: Progress,
 }
 
 impl Data {
-    /// The next chunk; `None` at the end.
-    async fn next(&mut self, started: Instant, patience: Duration) -> Result<Option<Bytes>, Problem> {
+    /// The next chunk; `None` at the end. With `pressure`, a body that stands still has to leave when others wait.
+    async fn next(&mut self, pressure: Option<&Pressure>) -> Result<Option<Bytes>, Problem> {
         let chunk = match self.at_once().await {
             Some(chunk) => chunk,
-            None => tokio::time::timeout_at((started + patience).into(), self.chunk())
-                .await
-                .map_err(|_| {
-                    Problem::new(
-                        Kind::BodyTooSlow,
-                        format!("the body did not arrive within {} s", patience.as_secs_f64()),
-                    )
-                })?,
+            None => self.wait(pressure).await?,
         };
+        if let Some(Ok(chunk)) = &chunk {
+            self.progress.add(chunk.len());
+        }
         chunk
             .transpose()
             .map_err(|error| Problem::new(Kind::BrokenBody, format!("the body broke off: {error}")))
+    }
+
+    /// Waits for room. It is not the client's fault that nothing moves meanwhile.
+    async fn wait_for_room<T>(&mut self, room: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let room = room.await;
+        self.progress.excuse(began.elapsed());
+        room
+    }
+
+    /// Waits for the network.
+    async fn wait(
+        &mut self,
+        pressure: Option<&Pressure>,
+    ) -> Result<Option<Result<Bytes, axum::Error>>, Problem> {
+        let deadline = self.deadline.into();
+        if let Some(pressure) = pressure {
+            let stalled = (self.progress.since() + pressure.stall()).min(self.deadline);
+            if let Ok(chunk) = tokio::time::timeout_at(stalled.into(), self.chunk()).await {
+                return Ok(chunk);
+            }
+            tokio::select! {
+                biased;
+                chunk = self.chunk() => return Ok(chunk),
+                () = pressure.raised() => {
+                    return Err(Problem::new(
+                        Kind::Overloaded,
+                        "the body did not go on for a while, and others waited for its room",
+                    ));
+                }
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        } else if let Ok(chunk) = tokio::time::timeout_at(deadline, self.chunk()).await {
+            return Ok(chunk);
+        }
+        Err(Problem::new(
+            Kind::BodyTooSlow,
+            format!("the body did not arrive within {} s", self.patience.as_secs_f64()),
+        ))
     }
 
     /// A chunk that needs no waiting for the network. The connection hands its buffer out only after the body has
@@ -166,10 +238,6 @@ impl Data {
             }
         }
     }
-}
-
-fn units_of(bytes: usize) -> usize {
-    bytes.div_ceil(ROOM_UNIT_BYTES)
 }
 
 fn too_large() -> Problem {

@@ -217,22 +217,21 @@ pub(super) async fn one(
         path.map_err(|_| Problem::parameter("path", "the percent-encoded topic and event id are not UTF-8"))?;
     check_name("topic", &topic)?;
     check_name("event_id", &event_id)?;
-    let room = app.answers.reserve(answers::EVENT_ANSWER_BYTES).await?;
     let store = Arc::clone(&app.store);
-    let (found, topic, event_id) = app
+    let (found, turn) = app
         .queries
-        .run(move || (store.find(&topic, &event_id), topic, event_id))
+        .run_in_turn(move || match store.find(&topic, &event_id)? {
+            Some(event) => {
+                let expected = expected_bytes(&event);
+                answers::json(&EventBody::try_from(event)?, expected)
+            }
+            None => Err(Problem::new(
+                Kind::NoSuchEvent,
+                format!("no event {event_id:?} is stored in topic {topic:?}"),
+            )),
+        })
         .await?;
-    match found? {
-        Some(event) => {
-            let expected = expected_bytes(&event);
-            Ok(room.json(&EventBody::try_from(event)?, expected))
-        }
-        None => Err(Problem::new(
-            Kind::NoSuchEvent,
-            format!("no event {event_id:?} is stored in topic {topic:?}"),
-        )),
-    }
+    app.answers.hold(found?, turn).await
 }
 
 /// Reads the parameters.
@@ -325,21 +324,28 @@ enum Look {
 
 /// Reads a page and puts the answer together, both beside the connections' threads: a page may hold megabytes.
 async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
-    let room = app.answers.reserve(answers::page_bytes(query.limit)).await?;
+    let search = match query.source.is_some() || query.from.is_some() || query.to.is_some() {
+        true => Some(app.queries.search().await?),
+        false => None,
+    };
     let app_there = Arc::clone(app);
-    app.queries
-        .run(move || {
+    let (look, turn) = app
+        .queries
+        .run_in_turn(move || {
+            let _search = search;
             let page = app_there.store.page(&query)?;
             if page.events.is_empty() && !over {
-                return Ok(Look::Nothing {
-                    position: page.position,
-                    exhausted: page.exhausted,
-                });
+                return Ok(Err((page.position, page.exhausted)));
             }
             let expected = answers::ENTRY_BYTES + page.events.iter().map(expected_bytes).sum::<usize>();
-            Ok(Look::Answer(room.json(&body(&app_there, query, page)?, expected)))
+            answers::json(&body(&app_there, query, page)?, expected).map(Ok)
         })
-        .await?
+        .await?;
+    let look: Result<_, Problem> = look;
+    Ok(match look? {
+        Ok(bytes) => Look::Answer(app.answers.hold(bytes, turn).await?),
+        Err((position, exhausted)) => Look::Nothing { position, exhausted },
+    })
 }
 
 /// About how many bytes an event takes in an answer; more when its names have to be escaped.

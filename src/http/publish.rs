@@ -237,7 +237,7 @@ async fn accept(app: &App, request: Request, shape: Shape) -> Result<Response, P
         false => None,
     };
     match app.ingest.submit(batch, room).await {
-        Ok(BatchOutcome::Committed(placed)) => Ok(answer(&placed, results)),
+        Ok(BatchOutcome::Committed(placed)) => answer(&placed, results),
         Ok(BatchOutcome::TooManyTopics { event }) => Err(Problem::at(
             Kind::TooManyTopics,
             format!("events[{event}].topic"),
@@ -300,7 +300,10 @@ fn names(batch: &Batch) -> Vec<(String, String)> {
         .collect()
 }
 
-fn answer(placed: &[Placed], results: Option<(Vec<(String, String)>, Reservation)>) -> Response {
+fn answer(
+    placed: &[Placed],
+    results: Option<(Vec<(String, String)>, Reservation)>,
+) -> Result<Response, Problem> {
     let count = |outcome| placed.iter().filter(|placed| placed.outcome == outcome).count();
     let received = placed.len();
     let conflicts = count(Outcome::Conflict);
@@ -343,7 +346,7 @@ fn answer(placed: &[Placed], results: Option<(Vec<(String, String)>, Reservation
                 .sum();
             room.json(&body, expected)
         }
-        None => super::json(&body),
+        None => Ok(super::json(&body)),
     }
 }
 

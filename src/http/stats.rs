@@ -57,29 +57,29 @@ pub(crate) struct StatsBody {
 )]
 pub(super) async fn stats(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
     Parameters::parse(raw.as_deref(), &[])?;
-    let room = app
-        .answers
-        .reserve(MAX_STATS_TOPICS * answers::NAME_BYTES + answers::ENTRY_BYTES)
-        .await?;
-    let store = Arc::clone(&app.store);
-    let (totals, topics) = app
+    let app_there = Arc::clone(&app);
+    let (bytes, turn) = app
         .queries
-        .run(move || (store.totals(), store.topics(None, MAX_STATS_TOPICS)))
+        .run_in_turn(move || {
+            let totals = app_there.store.totals();
+            let topics = app_there.store.topics(None, MAX_STATS_TOPICS);
+            let uptime_seconds = app_there.started.elapsed().as_secs();
+            let names: usize = topics.iter().map(|status| status.topic.len() + 3).sum();
+            let body = StatsBody {
+                received: totals.accepted + totals.duplicates,
+                unique_processed: totals.accepted,
+                duplicate_dropped: totals.duplicates,
+                conflicts: totals.conflicts,
+                topics: topics.into_iter().map(|status| status.topic).collect(),
+                topics_total: totals.topics,
+                queue_size: app_there.ingest.queued_events(),
+                uptime_seconds,
+                uptime_human: uptime_human(uptime_seconds),
+            };
+            answers::json(&body, names + answers::ENTRY_BYTES)
+        })
         .await?;
-    let uptime_seconds = app.started.elapsed().as_secs();
-    let names: usize = topics.iter().map(|status| status.topic.len() + 3).sum();
-    let body = StatsBody {
-        received: totals.accepted + totals.duplicates,
-        unique_processed: totals.accepted,
-        duplicate_dropped: totals.duplicates,
-        conflicts: totals.conflicts,
-        topics: topics.into_iter().map(|status| status.topic).collect(),
-        topics_total: totals.topics,
-        queue_size: app.ingest.queued_events(),
-        uptime_seconds,
-        uptime_human: uptime_human(uptime_seconds),
-    };
-    Ok(room.json(&body, names + answers::ENTRY_BYTES))
+    app.answers.hold(bytes?, turn).await
 }
 
 /// Hours, minutes and seconds.

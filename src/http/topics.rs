@@ -98,27 +98,28 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
         Some(cursor) => Some(app.cursors.read_topics(&cursor)?),
         None => None,
     };
-    let entry_bytes = answers::NAME_BYTES + answers::ENTRY_BYTES;
-    let room = app.answers.reserve((limit + 1) * entry_bytes).await?;
-    let store = Arc::clone(&app.store);
-    // One more than asked for shows whether something is left.
-    let mut found = app
+    let app_there = Arc::clone(&app);
+    let (bytes, turn) = app
         .queries
-        .run(move || store.topics(after.as_deref(), limit + 1))
+        .run_in_turn(move || {
+            // One more than asked for shows whether something is left.
+            let mut found = app_there.store.topics(after.as_deref(), limit + 1);
+            let more = found.len() > limit;
+            found.truncate(limit);
+            let next = found
+                .last()
+                .filter(|_| more)
+                .map(|last| app_there.cursors.topics(&last.topic));
+            let topics: Vec<TopicBody> = found.into_iter().map(TopicBody::from).collect();
+            let names: usize = topics.iter().map(|topic| topic.topic.len()).sum();
+            let expected = names + (topics.len() + 1) * answers::ENTRY_BYTES;
+            let body = TopicsBody {
+                count: topics.len(),
+                topics,
+                next,
+            };
+            answers::json(&body, expected)
+        })
         .await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found
-        .last()
-        .filter(|_| more)
-        .map(|last| app.cursors.topics(&last.topic));
-    let topics: Vec<TopicBody> = found.into_iter().map(TopicBody::from).collect();
-    let names: usize = topics.iter().map(|topic| topic.topic.len()).sum();
-    let expected = names + (topics.len() + 1) * answers::ENTRY_BYTES;
-    let body = TopicsBody {
-        count: topics.len(),
-        topics,
-        next,
-    };
-    Ok(room.json(&body, expected))
+    app.answers.hold(bytes?, turn).await
 }

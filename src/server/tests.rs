@@ -122,6 +122,7 @@ fn long() -> Timeouts {
         header_read: LONG,
         body_read: LONG,
         body_room: LONG,
+        stall: LONG,
         query: LONG,
         write: LONG,
         linger: LONG,
