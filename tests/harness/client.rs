@@ -135,6 +135,11 @@ impl Client {
         self.receive()
     }
 
+    /// Gives the connection up; the next request opens another.
+    pub(crate) fn reconnect(&mut self) {
+        self.stream = None;
+    }
+
     /// Sends bytes as they are.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         let stream = match &mut self.stream {

@@ -1,0 +1,299 @@
+//! Overload and abuse, against the real program with the bounds that it has in the field: its memory stays under a stated
+//! bound, whoever behaves is served, whoever is refused is told so, and afterwards everything is as it should be.
+//!
+//! While clients do what they should not, two do as they should (`polite`).
+
+mod abuse;
+mod crowd;
+mod polite;
+mod process;
+mod wire;
+
+use crate::{
+    harness::{Checked, Event, Folder, Oracle, Server, eventually, verify},
+    scenario::Scenario,
+};
+use abuse::{Abuse, Tally, Times};
+use crowd::Crowd;
+use oncelog::limits;
+use polite::Polite;
+use process::Process;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "overload: slow clients of every kind are cut off in time",
+        needs: &[],
+        run: slow_clients,
+    },
+    Scenario {
+        name: "overload: slow readers that come back",
+        needs: &[],
+        run: slow_readers,
+    },
+    Scenario {
+        name: "overload: idle connections and half heads beyond all places",
+        needs: &[],
+        run: beyond_all_places,
+    },
+    Scenario {
+        name: "overload: slow, endless, wrong and many of the largest bodies",
+        needs: &[],
+        run: bad_bodies,
+    },
+    Scenario {
+        name: "overload: floods of heads, pipelined requests and searches",
+        needs: &[],
+        run: floods,
+    },
+];
+
+/// The most memory that the program may take beside its connections: bodies and what is made of them (four times
+/// `MAX_IN_FLIGHT_BODY_BYTES`), answers (`MAX_IN_FLIGHT_ANSWER_BYTES`), eight queries with their rows and the answer that
+/// is being made (28 MiB each), and half as much again for the store, its index, its caches and the threads.
+const MEMORY_BYTES: u64 = 1 << 30;
+/// And for each connection: 12 KiB while it is idle, and at most four read buffers, for a head or body that is being read
+/// and for answers that wait to be written.
+const CONNECTION_BYTES: u64 = (12 << 10) + 4 * limits::READ_BUFFER_BYTES as u64;
+/// The issue's bound: how soon after the load the server is healthy.
+const HEALTHY_AFTER: Duration = Duration::from_secs(1);
+/// How long the abuses last that need no timeout.
+const ABUSE: Duration = Duration::from_secs(12);
+/// Nothing that the server waits for lasts longer than 30 s. Generous, for a machine with other work.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(60);
+/// Descriptors that come and go with the store's background work.
+const OTHER_DESCRIPTORS: usize = 64;
+
+/// A server under load, and the clients that it has to serve.
+struct Ground {
+    server: Server,
+    process: Process,
+    oracle: Oracle,
+    polite: Polite,
+    /// Connections that there may be at once.
+    connections: usize,
+}
+
+impl Ground {
+    /// A server with some megabytes to read, and so many connections at the most.
+    fn new(connections: usize) -> Self {
+        let server = Server::start();
+        let oracle = Oracle::default();
+        let mut client = server.client();
+        // Names that take six bytes a character in an answer, and payloads of 5 KiB: a page has 8 MiB.
+        let long = "\u{1}".repeat(255);
+        for batch in 0..10 {
+            let events: Vec<_> = (0..200)
+                .map(|number| {
+                    Event::new(&long, &format!("{}{batch}-{number}", "\u{1}".repeat(240)))
+                        .with_source(&long)
+                        .with_payload(&format!(r#"{{"text":"{}"}}"#, "y".repeat(5_000)))
+                })
+                .collect();
+            let answer = oracle.publish(&mut client, &events).expect("an answer");
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        Self {
+            process: Process::of(&server),
+            server,
+            oracle,
+            polite: Polite::default(),
+            connections,
+        }
+    }
+
+    /// Serves the polite clients while `meanwhile` runs.
+    fn serve_while<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
+        let address = self.server.address();
+        thread::scope(|scope| {
+            scope.spawn(|| self.polite.ask(address, &self.oracle));
+            scope.spawn(|| self.polite.produce(address, &self.oracle));
+            // Also when it fails, or the scope would wait for ever.
+            let _stop = Stop(&self.polite);
+            meanwhile()
+        })
+    }
+
+    /// Does all this at once for a while.
+    fn abuse(&self, abuses: &[(Abuse, usize)], time: Duration) -> (Vec<Tally>, String) {
+        let mut crowd = Crowd::new();
+        let tallies: Vec<_> = abuses
+            .iter()
+            .map(|(abuse, clients)| {
+                abuse::add(&mut crowd, self.server.address(), *abuse, *clients, Times::Again)
+            })
+            .collect();
+        self.serve_while(|| {
+            thread::sleep(time);
+            crowd.stop();
+            self.healthy_soon();
+        });
+        let figures: Vec<_> = abuses
+            .iter()
+            .zip(&tallies)
+            .map(|((abuse, clients), tally)| format!("{clients} {abuse:?} ({tally})"))
+            .collect();
+        (tallies, figures.join(", "))
+    }
+
+    /// The load has just ended.
+    fn healthy_soon(&self) -> Duration {
+        let ended = Instant::now();
+        eventually("the server is healthy", || {
+            let answer = self.server.client().attempt("GET", "/health", &[], b"").ok()?;
+            (answer.status == 200).then_some(())
+        });
+        let took = ended.elapsed();
+        assert!(took < HEALTHY_AFTER, "healthy only after {took:?}");
+        took
+    }
+
+    fn memory_bound(&self) -> u64 {
+        MEMORY_BYTES + self.connections as u64 * CONNECTION_BYTES
+    }
+
+    /// Checks everything, and tells of it.
+    fn end(self) -> String {
+        let counts = self.polite.counts();
+        assert!(
+            counts.served > 5 * counts.refused,
+            "who behaves is served: {counts:?}\n{}",
+            self.server.log()
+        );
+        let (peak, bound) = (self.process.peak_bytes(), self.memory_bound());
+        assert!(peak < bound, "{peak} bytes of memory, {bound} at most");
+        let Checked {
+            stored, acknowledged, ..
+        } = self.oracle.check_all(&mut self.server.client());
+        let folder: Folder = self.server.folder().clone();
+        self.server.stop();
+        verify(&folder);
+        format!(
+            "polite {} of {} served in {:.1} s at most, peak {} MiB of {} MiB, {acknowledged} events acknowledged, \
+             {stored} stored",
+            counts.served,
+            counts.served + counts.refused,
+            counts.slowest.as_secs_f64(),
+            peak >> 20,
+            bound >> 20,
+        )
+    }
+}
+
+/// Stops the polite clients when it is dropped.
+struct Stop<'a>(&'a Polite);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+fn slow_clients() -> String {
+    use Abuse::*;
+    let abuses = [
+        (Idle, 500),
+        (SlowHead, 500),
+        (SlowLargeHead, 500),
+        (SlowBody, 500),
+        (SlowLargeBody, 10),
+        (SlowReader, 5),
+        (SlowDownload, 200),
+    ];
+    let ground = Ground::new(abuses.iter().map(|(_, clients)| clients).sum());
+    let before = ground.process.descriptors();
+    let mut crowd = Crowd::new();
+    let tallies = abuses.map(|(abuse, clients)| {
+        (
+            abuse,
+            abuse::add(&mut crowd, ground.server.address(), abuse, clients, Times::Once),
+        )
+    });
+    let (most, took) = ground.serve_while(|| {
+        let began = Instant::now();
+        let mut most = 0;
+        eventually("slow clients are cut off", || {
+            let now = ground.process.descriptors();
+            most = most.max(now);
+            (began.elapsed() > limits::HEADER_READ_TIMEOUT && now < before + OTHER_DESCRIPTORS).then_some(())
+        });
+        (most - before, began.elapsed())
+    });
+    crowd.stop();
+    assert!(took < CUT_OFF_AFTER, "cut off only after {took:?}");
+    let bodies: u64 = tallies.iter().map(|(_, tally)| tally.answers(408)).sum();
+    assert!(bodies > 0, "a slow body is told so");
+    format!(
+        "{most} slow clients, all gone after {:.0} s, {bodies} of them with a 408; {}",
+        took.as_secs_f64(),
+        ground.end()
+    )
+}
+
+fn slow_readers() -> String {
+    let ground = Ground::new(600);
+    let (_, figures) = ground.abuse(&[(Abuse::SlowReader, 500)], ABUSE);
+    format!("{figures}; {}", ground.end())
+}
+
+fn beyond_all_places() -> String {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let places = descriptors
+        .maximum
+        .map_or(usize::MAX, |limit| limit as usize - limits::DESCRIPTOR_RESERVE)
+        .min(limits::MAX_CONNECTIONS);
+    let ground = Ground::new(places);
+    let beyond = 300;
+    let (tallies, figures) = ground.abuse(
+        &[(Abuse::Idle, places - 500 + beyond), (Abuse::SlowHead, 500)],
+        ABUSE,
+    );
+    assert!(
+        tallies.iter().map(Tally::closed).sum::<u64>() > 0,
+        "idle connections make room for others"
+    );
+    format!("{figures} with {places} places; {}", ground.end())
+}
+
+fn bad_bodies() -> String {
+    use Abuse::*;
+    let abuses = [
+        (SlowBody, 3_000),
+        (SlowLargeBody, 300),
+        (EndlessBody, 30),
+        (HugeBody, 200),
+        (TooLarge, 20),
+        (WrongLength, 20),
+        (Compressed, 20),
+    ];
+    let ground = Ground::new(abuses.iter().map(|(_, clients)| clients).sum());
+    let (tallies, figures) = ground.abuse(&abuses, 2 * ABUSE);
+    let [slow, slow_large, endless, huge, too_large, wrong, compressed] = &tallies[..] else {
+        unreachable!("as many as there are abuses")
+    };
+    assert!(
+        slow.answers(503) + slow_large.answers(503) > 0,
+        "slow bodies have to leave"
+    );
+    assert!(endless.answers(413) + endless.answers(503) > 0);
+    assert!(
+        huge.answers(400) > 0,
+        "some of the largest bodies are read to their end"
+    );
+    assert!(too_large.answers(413) > 0);
+    assert!(wrong.answers(422) > 0);
+    assert!(compressed.answers(415) > 0);
+    format!("{figures}; {}", ground.end())
+}
+
+fn floods() -> String {
+    use Abuse::*;
+    let abuses = [(LargeHeads, 30), (Pipeline, 500), (Search, 100)];
+    let ground = Ground::new(abuses.iter().map(|(_, clients)| clients).sum());
+    let (tallies, figures) = ground.abuse(&abuses, ABUSE);
+    assert!(tallies[0].answers(431) > 0);
+    format!("{figures}; {}", ground.end())
+}
