@@ -1,29 +1,38 @@
 //! Overload and abuse, against the real program with the bounds that it has in the field: its memory stays under a stated
 //! bound, whoever behaves is served, whoever is refused is told so, and afterwards everything is as it should be.
 //!
-//! While clients do what they should not, two do as they should (`polite`).
+//! While clients do what they should not, two do as they should (`polite`). With `--soak MINUTES`, ten times the load goes
+//! on for so long, with each abuse beside it in turn, and nothing may grow.
 
 mod abuse;
 mod crowd;
+mod flood;
 mod polite;
 mod process;
 mod wire;
 
 use crate::{
     harness::{Checked, Event, Folder, Oracle, Server, eventually, verify},
-    scenario::Scenario,
+    scenario::{Scenario, soak},
 };
 use abuse::{Abuse, Tally, Times};
 use crowd::Crowd;
+use flood::Flood;
 use oncelog::limits;
 use polite::Polite;
 use process::Process;
 use std::{
+    sync::atomic::Ordering::Relaxed,
     thread,
     time::{Duration, Instant},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "overload: ten times more than it can take, for a minute or a soak",
+        needs: &[],
+        run: ten_times_more,
+    },
     Scenario {
         name: "overload: slow clients of every kind are cut off in time",
         needs: &[],
@@ -60,8 +69,17 @@ const MEMORY_BYTES: u64 = 1 << 30;
 const CONNECTION_BYTES: u64 = (12 << 10) + 4 * limits::READ_BUFFER_BYTES as u64;
 /// The issue's bound: how soon after the load the server is healthy.
 const HEALTHY_AFTER: Duration = Duration::from_secs(1);
+const OVERLOAD: Duration = Duration::from_secs(60);
+/// Clients of the overload, and those that measure what the server can take.
+const FLOOD_CLIENTS: usize = 400;
+const MEASURING_CLIENTS: usize = 16;
+const MEASURE: Duration = Duration::from_secs(4);
+const TIMES_MORE: f64 = 10.0;
 /// How long the abuses last that need no timeout.
 const ABUSE: Duration = Duration::from_secs(12);
+/// How long a soak keeps to one abuse, and how often it looks at the memory.
+const SOAK_TURN: Duration = Duration::from_secs(20);
+const SOAK_LOOK: Duration = Duration::from_secs(1);
 /// Nothing that the server waits for lasts longer than 30 s. Generous, for a machine with other work.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(60);
 /// Descriptors that come and go with the store's background work.
@@ -190,6 +208,121 @@ impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.stop();
     }
+}
+
+fn ten_times_more() -> String {
+    let ground = Ground::new(FLOOD_CLIENTS + 1_100);
+    let address = ground.server.address();
+    let flood = Flood::prepare();
+    // All of them once, so that what is measured is what follows.
+    flood.capacity(address, MEASURING_CLIENTS, MEASURE);
+    let capacity = flood.capacity(address, MEASURING_CLIENTS, MEASURE);
+    let rate = TIMES_MORE * capacity;
+    let counts = || {
+        let counts = flood.counts();
+        [&counts.sent, &counts.held_up, &counts.served, &counts.refused].map(|count| count.load(Relaxed))
+    };
+    let before = counts();
+    let began = Instant::now();
+    let (healthy, soaked) = ground.serve_while(|| {
+        let mut crowd = Crowd::new();
+        flood.begin(&mut crowd, address, FLOOD_CLIENTS, rate);
+        let soaked = match soak() {
+            None => {
+                thread::sleep(OVERLOAD);
+                String::new()
+            }
+            Some(time) => soak_for(&ground, time),
+        };
+        crowd.stop();
+        (ground.healthy_soon(), soaked)
+    });
+    let seconds = began.elapsed().as_secs_f64();
+    flood.settle(&ground.oracle);
+    let [sent, held_up, served, refused] = std::array::from_fn(|count| counts()[count] - before[count]);
+    assert!(
+        (sent + held_up) as f64 > 0.9 * rate * seconds,
+        "{sent} and {held_up} requests in {seconds:.0} s were not {rate:.0} a second"
+    );
+    assert!(
+        refused > 0,
+        "nothing was refused, so it was no overload: {sent} sent, {held_up} held up, {served} served in {seconds:.0} s"
+    );
+    assert!(
+        served as f64 > capacity * seconds / 10.0,
+        "{served} of the flood's requests in {seconds:.0} s were served, and the server can take {capacity:.0} a second"
+    );
+    format!(
+        "it takes {capacity:.0} requests/s; {rate:.0}/s offered for {seconds:.0} s: {sent} sent, {held_up} held up, \
+         {served} served, {refused} refused; healthy after {} ms;{soaked} {}",
+        healthy.as_millis(),
+        ground.end()
+    )
+}
+
+/// All abuses in turn, beside the flood. Memory and descriptors may not grow.
+fn soak_for(ground: &Ground, time: Duration) -> String {
+    use Abuse::*;
+    let turns: &[(Abuse, usize)] = &[
+        (Idle, 1_000),
+        (SlowHead, 1_000),
+        (SlowLargeHead, 1_000),
+        (SlowBody, 1_000),
+        (SlowLargeBody, 200),
+        (EndlessBody, 20),
+        (HugeBody, 50),
+        (TooLarge, 20),
+        (WrongLength, 20),
+        (Compressed, 20),
+        (SlowReader, 200),
+        (SlowDownload, 200),
+        (LargeHeads, 20),
+        (Pipeline, 100),
+        (Search, 50),
+    ];
+    let began = Instant::now();
+    let (mut memory, mut descriptors) = (Vec::new(), Vec::new());
+    for (abuse, clients) in turns.iter().cycle() {
+        if began.elapsed() > time {
+            break;
+        }
+        let mut crowd = Crowd::new();
+        abuse::add(
+            &mut crowd,
+            ground.server.address(),
+            *abuse,
+            *clients,
+            Times::Again,
+        );
+        let turn = Instant::now();
+        while turn.elapsed() < SOAK_TURN.min(time / (2 * turns.len() as u32)) {
+            thread::sleep(SOAK_LOOK);
+            memory.push(ground.process.bytes());
+        }
+        crowd.stop();
+        // Those of the abuse are closed at once, or after the second in which an answer may still be read.
+        descriptors.push(eventually("connections are closed", || {
+            let now = ground.process.descriptors();
+            (now < 2 * FLOOD_CLIENTS + OTHER_DESCRIPTORS).then_some(now)
+        }));
+    }
+    let peak = |quarter: usize| {
+        let quarter = &memory[quarter * memory.len() / 4..(quarter + 1) * memory.len() / 4];
+        *quarter.iter().max().expect("the memory was looked at")
+    };
+    let (second, last) = (peak(1), peak(3));
+    assert!(
+        last < second + second / 4 + (64 << 20),
+        "memory grows: {second} bytes at most in the second quarter, {last} in the last"
+    );
+    format!(
+        " soaked for {} s, {} turns: {} MiB at most in the second quarter, {} MiB in the last, {} descriptors at the end;",
+        began.elapsed().as_secs(),
+        descriptors.len(),
+        second >> 20,
+        last >> 20,
+        descriptors.last().expect("there was a turn")
+    )
 }
 
 fn slow_clients() -> String {

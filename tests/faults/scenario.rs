@@ -153,18 +153,29 @@ fn seconds(duration: Duration) -> String {
     format!("{:.0} s", duration.as_secs_f64())
 }
 
+/// How long the overload is to last when it is a soak.
+pub(crate) fn soak() -> Option<Duration> {
+    Arguments::parse().soak
+}
+
 #[derive(Default)]
 struct Arguments {
     list: bool,
+    soak: Option<Duration>,
     names: Vec<String>,
 }
 
 impl Arguments {
     fn parse() -> Self {
         let mut parsed = Self::default();
-        for argument in std::env::args().skip(1) {
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--list" => parsed.list = true,
+                "--soak" => {
+                    let minutes = arguments.next().and_then(|minutes| minutes.parse().ok());
+                    parsed.soak = Some(Duration::from_mins(minutes.expect("--soak MINUTES")));
+                }
                 name => parsed.names.push(name.to_owned()),
             }
         }

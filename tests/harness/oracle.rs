@@ -46,8 +46,10 @@ struct Knowledge {
 
 struct Sent {
     event: Event,
-    /// What an answer said of it.
-    placed: Option<(Moment, u64)>,
+    /// When an answer first promised it.
+    acknowledged: Option<Moment>,
+    /// Where an answer said that it stands.
+    seq: Option<u64>,
     told_stored: bool,
 }
 
@@ -99,7 +101,8 @@ impl Oracle {
         for event in events {
             let sent = knowledge.sent.entry(event.identity()).or_insert_with(|| Sent {
                 event: event.clone(),
-                placed: None,
+                acknowledged: None,
+                seq: None,
                 told_stored: false,
             });
             if sent.event.payload != event.payload {
@@ -121,10 +124,9 @@ impl Oracle {
                 .get_mut(&event.identity())
                 .expect("what is answered was offered");
             let seq = result["seq"].as_u64().expect("a seq");
-            match sent.placed {
-                None => sent.placed = Some((at, seq)),
-                Some((_, known)) => assert_eq!(seq, known, "the seq of {:?}", event.identity()),
-            }
+            sent.acknowledged.get_or_insert(at);
+            let known = *sent.seq.get_or_insert(seq);
+            assert_eq!(seq, known, "the seq of {:?}", event.identity());
             if result["outcome"] == "stored" {
                 assert!(!sent.told_stored, "{:?} was stored twice", event.identity());
                 sent.told_stored = true;
@@ -135,6 +137,31 @@ impl Oracle {
             events: events.len() as u64,
             conflicts: answer["conflicts"].as_u64().expect("conflicts"),
         });
+    }
+
+    /// One request with these events was sent so many times, and so many of them were answered with a 200, which did not
+    /// say where each event stands. For clients that cannot stop to tell of each; the events are none that others send.
+    pub(crate) fn settle(&self, events: &[Event], sent: u64, acknowledged: u64) {
+        if sent == 0 {
+            return;
+        }
+        self.offer(events);
+        let count = events.len() as u64;
+        let at = Moment::now();
+        let mut knowledge = self.lock();
+        knowledge.offered += (sent - 1) * count;
+        if acknowledged > 0 {
+            for event in events {
+                if let Some(sent) = knowledge.sent.get_mut(&event.identity()) {
+                    sent.acknowledged.get_or_insert(at);
+                }
+            }
+            knowledge.answers.push(Acknowledged {
+                at,
+                events: acknowledged * count,
+                conflicts: 0,
+            });
+        }
     }
 
     /// These were sent, and no answer came.
@@ -204,7 +231,7 @@ impl Oracle {
             assert_eq!(event.payload.get(), sent.event.payload, "{identity:?}");
             assert_eq!(event.timestamp, sent.event.timestamp, "{identity:?}");
             assert_eq!(event.source, sent.event.source, "{identity:?}");
-            if let Some((at, told)) = sent.placed
+            if let (Some(at), Some(told)) = (sent.acknowledged, sent.seq)
                 && at <= moment
             {
                 assert_eq!(seq, told, "the seq of {identity:?}");
@@ -215,7 +242,7 @@ impl Oracle {
         let lost: Vec<_> = acknowledged
             .iter()
             .filter(|sent| !found.contains(&sent.event.identity()))
-            .map(|sent| (sent.event.identity(), sent.placed))
+            .map(|sent| (sent.event.identity(), sent.seq))
             .collect();
         assert!(
             lost.is_empty(),
@@ -293,7 +320,7 @@ impl Knowledge {
     fn acknowledged(&self, moment: Moment) -> impl Iterator<Item = &Sent> {
         self.sent
             .values()
-            .filter(move |sent| sent.placed.is_some_and(|(at, _)| at <= moment))
+            .filter(move |sent| sent.acknowledged.is_some_and(|at| at <= moment))
     }
 }
 

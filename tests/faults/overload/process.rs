@@ -16,6 +16,11 @@ impl Process {
         self.status("VmHWM:")
     }
 
+    /// The memory that it holds now, in bytes.
+    pub(super) fn bytes(self) -> u64 {
+        self.status("VmRSS:")
+    }
+
     /// Its open files and sockets.
     pub(super) fn descriptors(self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.0))
