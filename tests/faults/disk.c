@@ -8,6 +8,7 @@
  * - ONCELOG_DISK_NOSYNC=1: a sync does nothing and says that it did.
  * - ONCELOG_DISK_FAIL=RULE[,RULE...]: the calls of a kind are counted from the start of the process, and some fail:
  *   "write:17:EIO" the 17th, "write:17+:ENOSPC" that and all later ones, "write:17x40:ENOSPC" 40 from there.
+ *   As Linux does since 4.16, a failed sync of a file is told once to each descriptor that was open for it by then.
  *   Kinds: write, shortwrite (its first half is written all the same), sync (of folders, too), read, size (a file is cut
  *   or extended), name (a file or folder is made, renamed or removed). The error 0 with shortwrite: no error, but only
  *   the first half is written, and the result says so.
@@ -397,19 +398,42 @@ int posix_fallocate(int fd, off_t offset, off_t size) { return posix_fallocate64
 
 /* ---- syncs ---- */
 
+enum { MAX_DESCRIPTORS = 1024 };
+
+/* The file of which a descriptor is still to be told that a sync failed, by its inode. */
+static uint64_t untold[MAX_DESCRIPTORS];
+
+static void tell_others(int fd, uint64_t inode) {
+    struct stat status;
+    for (int other = 0; other < MAX_DESCRIPTORS; other++)
+        if (other != fd && fstat(other, &status) == 0 && S_ISREG(status.st_mode) && status.st_ino == inode)
+            untold[other] = inode;
+}
+
+int close(int fd) {
+    if (fd >= 0 && fd < MAX_DESCRIPTORS)
+        untold[fd] = 0;
+    return syscall(SYS_close, fd);
+}
+
 static int sync_file(int fd, long call) {
     char path[PATH_MAX];
     if (!is_ours(fd, path))
         return syscall(call, fd);
     pthread_mutex_lock(&one_at_a_time);
     uint64_t time = now();
+    uint64_t inode = inode_of(fd);
     const struct rule *rule = failure(SYNC);
     int result = -1;
-    if (rule != NULL)
+    if (rule != NULL) {
+        tell_others(fd, inode);
         errno = rule->error;
-    else
+    } else if (fd < MAX_DESCRIPTORS && untold[fd] != 0 && untold[fd] == inode) {
+        untold[fd] = 0;
+        errno = EIO;
+    } else
         result = without_syncs ? 0 : syscall(call, fd);
-    record('s', time, inode_of(fd), 0, result, path, "", NULL, 0);
+    record('s', time, inode, 0, result, path, "", NULL, 0);
     pthread_mutex_unlock(&one_at_a_time);
     return result;
 }

@@ -30,6 +30,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         needs: &[Need::Program("cc")],
         run: nth_write_finds_no_space,
     },
+    Scenario {
+        name: "failing disk: the n-th sync fails under load, and then the power does",
+        needs: &[Need::Program("cc")],
+        run: nth_sync_fails,
+    },
 ];
 
 const SMALL: (&str, &str) = ("ONCELOG_SMALL_BOUNDS", "1");
@@ -255,9 +260,6 @@ fn nth_write_finds_no_space() -> String {
     )
 }
 
-// Not among the scenarios: about one case in a thousand fails. The shim tells a failed sync to one descriptor only, where
-// Linux tells every one that has the file open, so a commit that runs beside a failing checkpoint is taken for durable.
-#[allow(dead_code, reason = "the shim is not yet true enough for it")]
 fn nth_sync_fails() -> String {
     let new = (1..=SYNCS).map(|number| (Stand::New, number));
     let stopped = (1..=SYNCS_OF_A_START).map(|number| (Stand::Stopped, number));
@@ -301,7 +303,9 @@ fn sync_fails(stand: Stand, number: u64) -> (bool, u64) {
         Err(failed) => refused_well(&failed),
         Ok(server) => {
             // SQLite makes a new file once more when its first try fails, without a word.
-            let was_hidden = failed_sync(&disk_record::read(&record, folder.path())).is_some();
+            let log = server.log();
+            let started = log.split("listening").next().unwrap();
+            let was_hidden = started.contains(&format!("disk: sync {number} fails"));
             under_load(&server, &oracle, &Load::new(1000 + number), || {
                 let failed = eventually("the sync fails", || {
                     failed_sync(&disk_record::read(&record, folder.path()))
