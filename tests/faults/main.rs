@@ -23,6 +23,7 @@ mod full_disk;
 mod fuzz;
 mod kill;
 mod model;
+mod overload;
 mod power;
 mod scenario;
 mod shim;
@@ -42,6 +43,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     failing_disk::SCENARIOS,
     damage::SCENARIOS,
     clock::SCENARIOS,
+    overload::SCENARIOS,
     model::SCENARIOS,
     fuzz::SCENARIOS,
     upgrade::SCENARIOS,

@@ -173,8 +173,9 @@ impl Oracle {
     pub(crate) fn forget_since(&self, moment: Moment) {
         let mut knowledge = self.lock();
         for sent in knowledge.sent.values_mut() {
-            if sent.placed.is_some_and(|(at, _)| at > moment) {
-                sent.placed = None;
+            if sent.acknowledged.is_some_and(|at| at > moment) {
+                sent.acknowledged = None;
+                sent.seq = None;
                 sent.told_stored = false;
             }
         }

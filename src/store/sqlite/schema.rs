@@ -245,6 +245,14 @@ pub(super) fn check_tables(paths: &Paths, connection: &Connection) -> Result<(),
                 .map_err(failed)?;
             if said != "ok" {
                 let said = failure::of_integrity_check(&said);
+                // SQLite's words for a page that it could not read, which is not damage of the file yet.
+                if said.contains("unable to get the page") {
+                    return Err(OpenError(format!(
+                        "{}: table {name}: {said}: the file is damaged, or the disk cannot read it. See the system's log, \
+                         and run `oncelog verify`, before you go back to a backup",
+                        paths.database.display()
+                    )));
+                }
                 return Err(broken(format!("table {name} is damaged: {said}")));
             }
         }

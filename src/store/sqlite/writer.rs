@@ -101,7 +101,7 @@ impl SqliteWriter {
                 }
                 Err(error) => {
                     return Err(CommitError::Unavailable(format!(
-                        "{error}. It is tried again by itself: check whether the disk is full, and the system's log"
+                        "{error}. It is tried again by itself: if the disk is full, free some space; else see the system's log"
                     )));
                 }
             }
