@@ -44,17 +44,21 @@ impl Log {
         commit_many(&mut writer, &store, "id", 30);
         let paths = Paths::of(&path);
         let before = fs::read(&paths.wal).unwrap();
-        // Without the maintenance, which may list segments in a commit of its own.
         let last = batch(&store.identity(), &[sent("t", "last", &large)]);
         writer.commit(&[&last]).unwrap();
         let after = fs::read(&paths.wal).unwrap();
         drop((writer, store));
-        Self {
+        let mut log = Self {
             _folder: folder,
             path,
             before,
             after,
-        }
+        };
+        // When the index had no room, segments were listed first, in commits of their own: these are not torn.
+        let start = HEADER + log.last_commit() * FRAME;
+        let behind = log.before.split_off(start.min(log.before.len()));
+        log.before = [&log.after[..start], &behind].concat();
+        log
     }
 
     fn paths(&self) -> Paths {
