@@ -37,7 +37,7 @@ use body::{BodyRoom, Patience};
 use cursor::Cursors;
 use documents::Documents;
 use error::{Kind, Problem};
-use metrics::{Metrics, Route};
+use metrics::{Gathered, Metrics, Route};
 use queries::Queries;
 pub(crate) use room::{Pressure, Progress};
 use std::{
@@ -133,14 +133,16 @@ impl Api {
         let bodies = BodyRoom::new(parts.timeouts.stall);
         let answers = AnswerRoom::new(parts.timeouts.query, parts.timeouts.stall);
         let started = Instant::now();
-        let metrics = Arc::new(Metrics::new(
+        let queries = Queries::new(parts.timeouts.query);
+        let gathered = Gathered::new(
             Arc::clone(&parts.store),
             parts.ingest.clone(),
             parts.health.clone(),
             bodies.clone(),
             answers.clone(),
             started,
-        ));
+        );
+        let metrics = Arc::new(Metrics::new(gathered, &queries));
         let pressure = answers.pressure().clone();
         let (router, description) = described_routes().split_for_parts();
         let app = AppState {
@@ -156,7 +158,7 @@ impl Api {
                 read: parts.timeouts.body_read,
                 room: parts.timeouts.body_room,
             },
-            queries: Queries::new(parts.timeouts.query),
+            queries,
             metrics: Arc::clone(&metrics),
             documents: Documents::new(&description),
             started,

@@ -55,8 +55,8 @@ mod verify;
 mod write;
 
 pub use types::{
-    Change, Direction, Entry, Figures, Found, IndexError, SegmentName, Settings, TimeBlock, TopicNumber,
-    Unusable,
+    Change, Direction, Effort, Entry, Figures, Found, IndexError, SegmentName, Settings, TimeBlock,
+    TopicNumber, Unusable,
 };
 pub use verify::verify;
 
@@ -96,6 +96,8 @@ struct Shared {
     /// Why the newest try to seal a tail failed; it is tried again.
     trouble: Mutex<Option<String>>,
     next_number: AtomicU64,
+    seals: Mutex<Effort>,
+    merges: Mutex<Effort>,
     ready: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -166,6 +168,8 @@ impl Index {
             progress: Condvar::new(),
             trouble: Mutex::default(),
             next_number: next_number.into(),
+            seals: Mutex::default(),
+            merges: Mutex::default(),
             ready,
         });
         let background = Background::start(&shared)
@@ -495,11 +499,23 @@ impl Index {
     pub fn figures(&self) -> Figures {
         let state = self.shared.read();
         let frozen: usize = state.frozen.iter().map(|tail| tail.len()).sum();
+        let tail_events = (state.tail.len() + frozen) as u64;
+        let mut tier_segments = vec![0];
+        for segment in &state.segments {
+            let tier = merge::tier(segment.events(), &self.shared.home.settings) as usize;
+            if tier_segments.len() <= tier {
+                tier_segments.resize(tier + 1, 0);
+            }
+            tier_segments[tier] += 1;
+        }
         Figures {
-            tail_events: (state.tail.len() + frozen) as u64,
-            segments: state.segments.len() as u64,
+            ids: tail_events + state.segments.iter().map(|segment| segment.events()).sum::<u64>(),
+            tail_events,
+            tier_segments,
             segment_bytes: state.segments.iter().map(|segment| segment.bytes()).sum(),
             filter_bytes: state.segments.iter().map(|segment| segment.memory_bytes()).sum(),
+            seals: *lock(&self.shared.seals),
+            merges: *lock(&self.shared.merges),
         }
     }
 }
@@ -557,6 +573,13 @@ impl Shared {
             drop(state);
             (self.ready)();
         }
+    }
+}
+
+impl Effort {
+    fn add(&mut self, time: Duration) {
+        self.done += 1;
+        self.time += time;
     }
 }
 

@@ -4,14 +4,22 @@
 //! piles up. Places are counted in events; the bytes behind them are bounded where bodies are read. Handlers call
 //! [`Ingest::submit`]; the committer alone holds the [`Queue`].
 
+mod figures;
+
+pub use figures::Figures;
+
 use crate::{
     event::Batch,
     limits::QUEUE_WAIT,
     store::{BatchOutcome, Maintenance},
 };
 use std::{
-    sync::{Arc, mpsc},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -21,11 +29,14 @@ pub struct Ingest {
     sender: mpsc::Sender<Message>,
     places: Arc<Semaphore>,
     capacity: usize,
+    bytes: Arc<AtomicUsize>,
+    figures: Figures,
 }
 
 /// The committer's end of the queue.
 pub struct Queue {
     receiver: mpsc::Receiver<Message>,
+    figures: Figures,
 }
 
 /// What the committer is asked to do.
@@ -45,6 +56,29 @@ pub struct Submission {
     answer: oneshot::Sender<Result<BatchOutcome, SubmitError>>,
     place: OwnedSemaphorePermit,
     room: OwnedSemaphorePermit,
+    bytes: QueuedBytes,
+}
+
+/// Counts a batch's bytes for as long as it is in the queue, whatever becomes of it.
+struct QueuedBytes {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl QueuedBytes {
+    fn new(all: &Arc<AtomicUsize>, bytes: usize) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self {
+            all: Arc::clone(all),
+            bytes,
+        }
+    }
+}
+
+impl Drop for QueuedBytes {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Why a batch was not committed. All are safe to send again.
@@ -80,13 +114,16 @@ pub enum Next {
 /// Makes a queue for `capacity` events.
 pub fn queue(capacity: usize) -> (Ingest, Queue) {
     let (sender, receiver) = mpsc::channel();
+    let figures = Figures::default();
     (
         Ingest {
             sender,
             places: Arc::new(Semaphore::new(capacity)),
             capacity,
+            bytes: Arc::default(),
+            figures: figures.clone(),
         },
-        Queue { receiver },
+        Queue { receiver, figures },
     )
 }
 
@@ -108,6 +145,7 @@ impl Ingest {
             });
         }
         let place = self.place(events as u32).await?;
+        let bytes = QueuedBytes::new(&self.bytes, batch.bytes());
         let (answer, answered) = oneshot::channel();
         self.sender
             .send(Message::Publish(Submission {
@@ -115,6 +153,7 @@ impl Ingest {
                 answer,
                 place,
                 room,
+                bytes,
             }))
             .map_err(|_| SubmitError::Stopping)?;
         answered.await.unwrap_or(Err(SubmitError::Stopping))
@@ -128,6 +167,16 @@ impl Ingest {
     /// How many events are in the queue now, those in the running commit included.
     pub fn queued_events(&self) -> usize {
         self.capacity - self.places.available_permits()
+    }
+
+    /// How many bytes of text these events have.
+    pub fn queued_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What became of publishes and commits so far.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
     }
 
     /// Lets the committer finish what is queued and end; batches submitted from now on are refused.
@@ -150,14 +199,24 @@ impl Ingest {
         if let Ok(place) = self.places.clone().try_acquire_many_owned(events) {
             return Ok(place);
         }
-        tokio::time::timeout(QUEUE_WAIT, self.places.clone().acquire_many_owned(events))
-            .await
-            .map_err(|_| SubmitError::QueueFull)?
+        let started = Instant::now();
+        let place = tokio::time::timeout(QUEUE_WAIT, self.places.clone().acquire_many_owned(events)).await;
+        self.figures.waited(started.elapsed());
+        place
+            .map_err(|_| {
+                self.figures.queue_full();
+                SubmitError::QueueFull
+            })?
             .map_err(|_| SubmitError::Stopping)
     }
 }
 
 impl Queue {
+    /// Where what becomes of the queue's publishes is counted.
+    pub fn figures(&self) -> Figures {
+        self.figures.clone()
+    }
+
     /// Waits for the next message, at most `timeout` if one is given.
     pub fn next(&self, timeout: Option<Duration>) -> Next {
         match timeout {
@@ -181,7 +240,7 @@ impl Submission {
     /// Answers the request and frees its place.
     pub fn answer(self, outcome: Result<BatchOutcome, SubmitError>) {
         // First, so that who has the answer finds the place free.
-        drop((self.batch, self.place, self.room));
+        drop((self.batch, self.place, self.room, self.bytes));
         // A client that went away does not hear it; its events are stored all the same.
         let _ = self.answer.send(outcome);
     }

@@ -133,6 +133,10 @@ pub const WAIT_RECHECK: Duration = Duration::from_millis(5);
 /// Topics listed by `GET /stats`; `topics_total` says how many there are.
 pub const MAX_STATS_TOPICS: usize = 1_000;
 
+/// Topics that have metrics of their own, those that came first; the others are counted together as `other`. Each makes
+/// three series, and Prometheus keeps every one of them.
+pub const MAX_METRIC_TOPICS: usize = 100;
+
 // ---- the store ----
 
 /// Topics a store may hold; an event that would make one more is refused with a 422. Each costs about 200 bytes of

@@ -6,7 +6,10 @@
 
 pub mod sqlite;
 
-use crate::event::{Batch, Identity, Instant, Outcome, Seq};
+use crate::{
+    event::{Batch, Identity, Instant, Outcome, Seq},
+    index,
+};
 
 /// The side of a store that changes it. One exists a store; dropping it without [`Writer::close`] is safe and
 /// leaves what a crash would leave.
@@ -77,6 +80,10 @@ pub trait Store: Send + Sync {
 
     /// Up to `limit` topics in the byte order of their names, from the first one after `after`.
     fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicStatus>;
+
+    /// The exact counters, and the `limit` topics that came first, in the order in which they came; both as of one
+    /// moment. Which topics these are never changes, unless there are fewer.
+    fn first_topics(&self, limit: usize) -> (Totals, Vec<TopicStatus>);
 
     /// Figures about the store for metrics.
     fn gauges(&self) -> Gauges;
@@ -196,16 +203,10 @@ pub struct TopicStatus {
 }
 
 /// Figures about a store, as of now.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Gauges {
-    /// Events in the index's tail and in tails that wait to be sealed.
-    pub tail_events: u64,
-    /// Index segments.
-    pub segments: u64,
-    /// Bytes of the index segments on disk.
-    pub segment_bytes: u64,
-    /// Bytes of memory of the segments' filters.
-    pub filter_bytes: u64,
+    /// Those of the index.
+    pub index: index::Figures,
     /// Bytes of the database file and its write-ahead log.
     pub store_bytes: u64,
 }

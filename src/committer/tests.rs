@@ -6,6 +6,7 @@ use crate::{
     ingest::{self, Ingest},
     store::{BatchOutcome, Branch, Gauges, Page, Placed, Query, ReadError, StoredEvent, TopicStatus, Totals},
 };
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use std::{sync::mpsc, time::Duration};
 use tokio::sync::Semaphore;
 
@@ -88,6 +89,9 @@ impl Store for EmptyStore {
     }
     fn topics(&self, _: Option<&str>, _: usize) -> Vec<TopicStatus> {
         Vec::new()
+    }
+    fn first_topics(&self, _: usize) -> (Totals, Vec<TopicStatus>) {
+        (Totals::default(), Vec::new())
     }
     fn gauges(&self) -> Gauges {
         Gauges::default()
@@ -205,6 +209,16 @@ async fn a_failed_commit_is_told_to_its_requests_and_the_store_recovers_without_
     while bench.health.trouble().is_some() {
         tokio::task::yield_now().await;
     }
+    let mut registry = Registry::default();
+    bench.ingest.figures().register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    // The probe as well.
+    assert!(text.contains("\ncommit_failures_total 2\n"), "{text}");
+    assert!(
+        text.contains("\npublishes_total{result=\"store_failed\"} 1\n"),
+        "{text}"
+    );
     bench.stop();
 }
 

@@ -4,31 +4,28 @@
 //! is read from the store when the metrics are, so these counters survive restarts.
 
 mod classic;
+mod gathered;
+mod process;
 
-use super::{App, answers::AnswerRoom, body::BodyRoom, documents::ReadProblems, error::Problem};
-use crate::{health::Health, ingest::Ingest, limits, store::Store};
+pub(super) use gathered::Gathered;
+
+use super::{App, documents::ReadProblems, error::Problem, queries::Queries};
 use axum::{
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
+use process::Process;
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
-    metrics::{
-        counter::{ConstCounter, Counter},
-        family::Family,
-        gauge::ConstGauge,
-        histogram::Histogram,
-        info::Info,
-    },
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 use std::{
     array,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// A path of the API as metrics name it, so that their number is bounded whatever clients ask for.
@@ -147,16 +144,11 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of these parts.
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        ingest: Ingest,
-        health: Health,
-        bodies: BodyRoom,
-        answers: AnswerRoom,
-        started: Instant,
-    ) -> Self {
-        let mut registry = Registry::with_prefix("oncelog");
+    /// The metrics of these parts.
+    pub(crate) fn new(gathered: Gathered, queries: &Queries) -> Self {
+        let mut all = Registry::default();
+        all.register_collector(Box::new(Process));
+        let registry = all.sub_registry_with_prefix("oncelog");
         registry.register(
             "build",
             "The program",
@@ -173,16 +165,11 @@ impl Metrics {
             Unit::Seconds,
             durations.clone(),
         );
-        registry.register_collector(Box::new(Gathered {
-            store: Facade(store),
-            ingest: Facade(ingest),
-            health,
-            bodies,
-            answers,
-            started,
-        }));
+        gathered.ingest().figures().register(registry);
+        queries.register(registry);
+        registry.register_collector(Box::new(gathered));
         Self {
-            registry,
+            registry: all,
             requests,
             counters: array::from_fn(|_| array::from_fn(|_| OnceLock::new())),
             durations,
@@ -217,151 +204,6 @@ impl Metrics {
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
-}
-
-/// What is read from the other parts when the metrics are.
-#[derive(Debug)]
-struct Gathered {
-    store: Facade<Arc<dyn Store>>,
-    ingest: Facade<Ingest>,
-    health: Health,
-    bodies: BodyRoom,
-    answers: AnswerRoom,
-    started: Instant,
-}
-
-/// Hides what has no `Debug`, which a [`Collector`] needs.
-struct Facade<T>(T);
-
-impl<T> std::fmt::Debug for Facade<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("…")
-    }
-}
-
-impl Collector for Gathered {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let totals = self.store.0.totals();
-        let gauges = self.store.0.gauges();
-        for (name, help, value) in [
-            (
-                "events_received",
-                "Events committed or dropped as duplicates, since the store was made",
-                totals.accepted + totals.duplicates,
-            ),
-            ("events_accepted", "Events stored", totals.accepted),
-            (
-                "events_duplicate",
-                "Events dropped because their identity was there already, conflicts included",
-                totals.duplicates,
-            ),
-            (
-                "events_conflict",
-                "Duplicates that had another payload than the first one",
-                totals.conflicts,
-            ),
-        ] {
-            counter(&mut encoder, name, help, value)?;
-        }
-        let queued = self.ingest.0.queued_events() as u64;
-        let healthy = self.health.committer_running() && self.health.trouble().is_none();
-        for (name, help, unit, value) in [
-            ("healthy", "1 when the store can commit", None, u64::from(healthy)),
-            (
-                "high_watermark",
-                "The number of the newest event",
-                None,
-                self.store.0.high_watermark(),
-            ),
-            ("topics", "Topics with at least one event", None, totals.topics),
-            ("queue_events", "Events that wait for their commit", None, queued),
-            (
-                "queue_capacity_events",
-                "Events that may wait at once",
-                None,
-                self.ingest.0.capacity() as u64,
-            ),
-            (
-                "request_bodies",
-                "Request bodies in work",
-                Some(Unit::Bytes),
-                self.bodies.used_bytes() as u64,
-            ),
-            (
-                "request_bodies_limit",
-                "Request bodies that may be in work at once",
-                Some(Unit::Bytes),
-                limits::MAX_IN_FLIGHT_BODY_BYTES as u64,
-            ),
-            (
-                "answers",
-                "Answers that are in work or not read yet",
-                Some(Unit::Bytes),
-                self.answers.used_bytes() as u64,
-            ),
-            (
-                "answers_limit",
-                "Answers that may be in work or not read yet at once",
-                Some(Unit::Bytes),
-                limits::MAX_IN_FLIGHT_ANSWER_BYTES as u64,
-            ),
-            (
-                "index_tail_events",
-                "Events whose index is not in a segment yet",
-                None,
-                gauges.tail_events,
-            ),
-            ("index_segments", "Index segments", None, gauges.segments),
-            (
-                "index_segments_size",
-                "Index segments on disk",
-                Some(Unit::Bytes),
-                gauges.segment_bytes,
-            ),
-            (
-                "index_filters",
-                "Memory of the segments' filters",
-                Some(Unit::Bytes),
-                gauges.filter_bytes,
-            ),
-            (
-                "store",
-                "The database file and its write-ahead log",
-                Some(Unit::Bytes),
-                gauges.store_bytes,
-            ),
-            (
-                "uptime",
-                "Time since the server started",
-                Some(Unit::Seconds),
-                self.started.elapsed().as_secs(),
-            ),
-        ] {
-            gauge(&mut encoder, name, help, unit.as_ref(), value)?;
-        }
-        Ok(())
-    }
-}
-
-fn counter(
-    encoder: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    value: u64,
-) -> Result<(), std::fmt::Error> {
-    let metric = ConstCounter::new(value);
-    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
-}
-
-fn gauge(
-    encoder: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    value: u64,
-) -> Result<(), std::fmt::Error> {
-    let metric = ConstGauge::new(value);
-    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
 }
 
 /// Metrics for Prometheus

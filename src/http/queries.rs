@@ -2,7 +2,14 @@
 
 use super::error::{Kind, Problem};
 use crate::limits::{MAX_CONCURRENT_QUERIES, MAX_CONCURRENT_SEARCHES};
-use std::{sync::Arc, time::Duration};
+use prometheus_client::{
+    metrics::histogram::Histogram,
+    registry::{Registry, Unit},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The turns of all queries.
@@ -11,7 +18,13 @@ pub(crate) struct Queries {
     turns: Arc<Semaphore>,
     searches: Arc<Semaphore>,
     patience: Duration,
+    times: Histogram,
 }
+
+/// Upper edges of a query's time, in seconds; a page ends after one second, a slice of it may still be running.
+const SECONDS: [f64; 12] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0,
+];
 
 /// A query's turn.
 #[derive(Debug)]
@@ -24,7 +37,18 @@ impl Queries {
             turns: Arc::new(Semaphore::new(MAX_CONCURRENT_QUERIES)),
             searches: Arc::new(Semaphore::new(MAX_CONCURRENT_SEARCHES)),
             patience,
+            times: Histogram::new(SECONDS),
         }
+    }
+
+    /// Shows how long queries take in `registry`.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "read_duration",
+            "Time that a query took to read what it answers, once it had its turn",
+            Unit::Seconds,
+            self.times.clone(),
+        );
     }
 
     /// Waits until there are few enough searches: queries that look at many more rows than they return. The others,
@@ -63,11 +87,16 @@ impl Queries {
             ));
         };
         let turn = Turn(turn);
-        tokio::task::spawn_blocking(move || (query(), turn))
-            .await
-            .map_err(|error| {
-                tracing::error!(%error, "a query panicked");
-                Problem::new(Kind::Internal, "the query failed")
-            })
+        let times = self.times.clone();
+        let timed = move || {
+            let started = Instant::now();
+            let result = query();
+            times.observe(started.elapsed().as_secs_f64());
+            (result, turn)
+        };
+        tokio::task::spawn_blocking(timed).await.map_err(|error| {
+            tracing::error!(%error, "a query panicked");
+            Problem::new(Kind::Internal, "the query failed")
+        })
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     committer,
     event::{Batch, Identity, Instant, Outcome, Seq},
     health::Health,
+    index::Figures,
     ingest::{self, Ingest},
     store::{
         BatchOutcome, Branch, CommitError, Gauges, Order, Page, Placed, Query, ReadError, Store, StoredEvent,
@@ -277,10 +278,18 @@ impl Store for FakeStore {
             .collect()
     }
 
+    fn first_topics(&self, limit: usize) -> (Totals, Vec<TopicStatus>) {
+        (self.totals(), self.topics(None, limit))
+    }
+
     fn gauges(&self) -> Gauges {
+        let index = Figures {
+            tier_segments: vec![1, 2],
+            ..Figures::default()
+        };
         Gauges {
-            segments: 3,
-            ..Gauges::default()
+            index,
+            store_bytes: 0,
         }
     }
 }

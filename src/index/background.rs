@@ -144,6 +144,7 @@ fn seal_all(shared: &Shared, tails: &Receiver<Arc<Tail>>, stop: &AtomicBool) {
                         milliseconds = started.elapsed().as_millis() as u64,
                         "sealed a tail of the index"
                     );
+                    lock(&shared.seals).add(started.elapsed());
                     shared.set_trouble(None);
                     shared.finish(Finished {
                         remove: Vec::new(),
@@ -221,6 +222,7 @@ fn merge_next(shared: &Shared, stop: &AtomicBool) -> Result<(), IndexError> {
     let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
     let segment = merge::merge(&shared.home, &sources, number, stop)?;
     faults::reached(CrashPoint::MergeDone);
+    lock(&shared.merges).add(started.elapsed());
     tracing::info!(
         segments = sources.len(),
         events = segment.events(),

@@ -104,16 +104,31 @@ impl Default for Settings {
 }
 
 /// Figures of an index, as of now.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Figures {
+    /// Ids in the index: all events, but those of segments that have to be rebuilt.
+    pub ids: u64,
     /// Events in the tail and in tails that wait to be sealed.
     pub tail_events: u64,
-    /// Segments.
-    pub segments: u64,
+    /// Segments of each tier, from tier 0.
+    pub tier_segments: Vec<u64>,
     /// Bytes of the segments on disk.
     pub segment_bytes: u64,
     /// Bytes of memory of the segments' filters.
     pub filter_bytes: u64,
+    /// Tails written as segments since the index was opened.
+    pub seals: Effort,
+    /// Merges since then.
+    pub merges: Effort,
+}
+
+/// What a kind of background work has done, and what it took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effort {
+    /// How often it was done.
+    pub done: u64,
+    /// How long that took in all.
+    pub time: Duration,
 }
 
 /// A listed segment whose file cannot be used.

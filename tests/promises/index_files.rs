@@ -52,6 +52,8 @@ fn fill(server: &Server) {
     eventually("the first segment is listed", || {
         (gauge(&mut client, "oncelog_index_segments") == 1).then_some(())
     });
+    assert_eq!(gauge(&mut client, "oncelog_index_tier_segments{tier=\"0\"}"), 1);
+    assert_eq!(gauge(&mut client, "oncelog_index_seals_total"), 1);
 }
 
 fn gauge(client: &mut Client, name: &str) -> u64 {

@@ -1,7 +1,11 @@
 //! Everything has a bound, and what is beyond it is refused with an answer that says so.
 
 use crate::harness::{Answer, Client, Event, Server};
-use std::{fmt::Write as _, thread};
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
 const JSON: &str = "application/json";
 
@@ -91,28 +95,46 @@ fn a_request_with_more_events_than_the_queue_holds_is_refused_and_one_with_as_ma
 #[test]
 fn clients_that_find_the_queue_full_lose_nothing_when_they_send_again() {
     let server = Server::start_with(&[("QUEUE_MAX_SIZE", "10")]);
+    let refusals = AtomicU64::new(0);
     thread::scope(|scope| {
         for connection in 0..16 {
-            let server = &server;
+            let (server, refusals) = (&server, &refusals);
             scope.spawn(move || {
                 let mut client = server.client();
                 for batch in 0..20 {
                     let events: Vec<_> = (0..10)
                         .map(|number| Event::new("t", &format!("{connection}-{batch}-{number}")))
                         .collect();
-                    publish_until_taken(&mut client, &events);
+                    let refused = publish_until_taken(&mut client, &events);
+                    refusals.fetch_add(refused, Ordering::Relaxed);
                 }
             });
         }
     });
     assert_eq!(server.client().counters(), [3_200, 3_200, 0, 0]);
+    // There was room for one of them at a time, so that the others waited; the metrics say so.
+    let metrics = server.client().get("/metrics");
+    let value = |series: &str| -> u64 {
+        let text = metrics.text();
+        text.lines()
+            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+            .unwrap_or_else(|| panic!("{series} is not in\n{text}"))
+    };
+    assert_eq!(
+        value(r#"oncelog_publishes_total{result="queue_full"}"#),
+        refusals.into_inner()
+    );
+    assert_eq!(value(r#"oncelog_publishes_total{result="committed"}"#), 320);
+    assert!(value("oncelog_queue_wait_seconds_count") > 0);
+    assert_eq!(value("oncelog_queue_bytes"), 0);
 }
 
-fn publish_until_taken(client: &mut Client, events: &[Event]) {
-    loop {
+/// Returns how often it was refused.
+fn publish_until_taken(client: &mut Client, events: &[Event]) -> u64 {
+    for refused in 0.. {
         let answer = client.post("/publish", JSON, &Event::wrapped(events));
         if answer.status == 200 {
-            return;
+            return refused;
         }
         assert_eq!(kind(&answer, 503), "/problems/queue-full");
         assert!(
@@ -123,6 +145,7 @@ fn publish_until_taken(client: &mut Client, events: &[Event]) {
             answer.head
         );
     }
+    unreachable!("it is tried for ever")
 }
 
 #[test]

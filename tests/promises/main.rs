@@ -18,6 +18,7 @@ mod events_and_cursors;
 mod exact_counts;
 mod index_files;
 mod limits;
+mod metrics;
 mod openapi;
 mod restart;
 mod shutdown;

@@ -190,6 +190,7 @@ async fn metrics_count_events_and_requests() {
         "oncelog_http_request_duration_seconds_count{route=\"/publish\"} 3\n",
         "oncelog_queue_capacity_events 100\n",
         "oncelog_index_segments 3\n",
+        "oncelog_index_tier_segments{tier=\"1\"} 2\n",
         "oncelog_healthy 1\n",
     ] {
         assert!(answer.text.contains(line), "{line} is not in\n{}", answer.text);

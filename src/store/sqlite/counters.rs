@@ -286,21 +286,35 @@ impl TopicTable {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.sorted
             .range::<str, _>((start, Bound::Unbounded))
-            .filter_map(|(name, &number)| Some((name, self.topics.get(number as usize)?.1)))
+            .filter_map(|(_, &number)| self.topics.get(number as usize))
             // A new topic has its name before its first event is counted.
             .filter(|(_, counters)| counters.accepted > 0)
             .take(limit)
-            .map(|(name, counters)| TopicStatus {
-                topic: name.to_string(),
-                accepted: counters.accepted,
-                duplicates: counters.duplicates,
-                conflicts: counters.conflicts,
-                first_seq: counters.first_seq,
-                first_processed_at: counters.first_processed_at,
-                last_seq: counters.last_seq,
-                last_processed_at: counters.last_processed_at,
-            })
+            .map(|(name, counters)| status(name, counters))
             .collect()
+    }
+
+    /// Up to `limit` topics in the order in which they came.
+    pub(super) fn first(&self, limit: usize) -> Vec<TopicStatus> {
+        self.topics
+            .iter()
+            .take(limit)
+            .filter(|(_, counters)| counters.accepted > 0)
+            .map(|(name, counters)| status(name, counters))
+            .collect()
+    }
+}
+
+fn status(name: &str, counters: &Counters) -> TopicStatus {
+    TopicStatus {
+        topic: name.to_owned(),
+        accepted: counters.accepted,
+        duplicates: counters.duplicates,
+        conflicts: counters.conflicts,
+        first_seq: counters.first_seq,
+        first_processed_at: counters.first_processed_at,
+        last_seq: counters.last_seq,
+        last_processed_at: counters.last_processed_at,
     }
 }
 

@@ -73,13 +73,14 @@ impl Store for SqliteStore {
         self.shared.topics().list(after, limit)
     }
 
+    fn first_topics(&self, limit: usize) -> (Totals, Vec<TopicStatus>) {
+        let topics = self.shared.topics();
+        (topics.totals(), topics.first(limit))
+    }
+
     fn gauges(&self) -> Gauges {
-        let index = self.shared.index.figures();
         Gauges {
-            tail_events: index.tail_events,
-            segments: index.segments,
-            segment_bytes: index.segment_bytes,
-            filter_bytes: index.filter_bytes,
+            index: self.shared.index.figures(),
             store_bytes: self.shared.paths.database_bytes(),
         }
     }

@@ -1,0 +1,290 @@
+//! The metrics that are read from the other parts of the program when somebody asks for them: they cost nothing until
+//! then, and what the store knows survives restarts.
+
+use crate::{
+    health::Health,
+    http::{answers::AnswerRoom, body::BodyRoom},
+    index::Figures,
+    ingest::Ingest,
+    limits::{self, MAX_METRIC_TOPICS},
+    store::{Store, TopicStatus, Totals},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
+};
+use std::{sync::Arc, time::Instant};
+
+/// The label of all topics that have no series of their own.
+const OTHER_TOPICS: &str = "other";
+
+/// What is read from the other parts when the metrics are.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    store: Facade<Arc<dyn Store>>,
+    ingest: Facade<Ingest>,
+    health: Health,
+    bodies: BodyRoom,
+    answers: AnswerRoom,
+    started: Instant,
+}
+
+impl Gathered {
+    /// Reads from these parts.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        ingest: Ingest,
+        health: Health,
+        bodies: BodyRoom,
+        answers: AnswerRoom,
+        started: Instant,
+    ) -> Self {
+        Self {
+            store: Facade(store),
+            ingest: Facade(ingest),
+            health,
+            bodies,
+            answers,
+            started,
+        }
+    }
+
+    pub(super) fn ingest(&self) -> &Ingest {
+        &self.ingest.0
+    }
+}
+
+/// Hides what has no `Debug`, which a [`Collector`] needs.
+struct Facade<T>(T);
+
+impl<T> std::fmt::Debug for Facade<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl Collector for Gathered {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let (totals, first_topics) = self.store.0.first_topics(MAX_METRIC_TOPICS);
+        let gauges = self.store.0.gauges();
+        for (name, help, value) in [
+            (
+                "events_received",
+                "Events committed or dropped as duplicates, since the store was made",
+                totals.accepted + totals.duplicates,
+            ),
+            ("events_accepted", "Events stored", totals.accepted),
+            (
+                "events_duplicate",
+                "Events dropped because their identity was there already, conflicts included",
+                totals.duplicates,
+            ),
+            (
+                "events_conflict",
+                "Duplicates that had another payload than the first one",
+                totals.conflicts,
+            ),
+        ] {
+            counter(&mut encoder, name, help, None, value)?;
+        }
+        topics(&mut encoder, &totals, &first_topics)?;
+        let index = &gauges.index;
+        let queued = self.ingest.0.queued_events() as u64;
+        let healthy = self.health.committer_running() && self.health.trouble().is_none();
+        for (name, help, unit, value) in [
+            ("healthy", "1 when the store can commit", None, u64::from(healthy)),
+            (
+                "high_watermark",
+                "The number of the newest event",
+                None,
+                self.store.0.high_watermark(),
+            ),
+            ("topics", "Topics with at least one event", None, totals.topics),
+            (
+                "topics_limit",
+                "Topics that the store may hold",
+                None,
+                limits::MAX_TOPICS as u64,
+            ),
+            ("queue_events", "Events that wait for their commit", None, queued),
+            (
+                "queue",
+                "Text of the events that wait for their commit",
+                Some(Unit::Bytes),
+                self.ingest.0.queued_bytes() as u64,
+            ),
+            (
+                "queue_capacity_events",
+                "Events that may wait at once",
+                None,
+                self.ingest.0.capacity() as u64,
+            ),
+            (
+                "request_bodies",
+                "Request bodies in work",
+                Some(Unit::Bytes),
+                self.bodies.used_bytes() as u64,
+            ),
+            (
+                "request_bodies_limit",
+                "Request bodies that may be in work at once",
+                Some(Unit::Bytes),
+                limits::MAX_IN_FLIGHT_BODY_BYTES as u64,
+            ),
+            (
+                "answers",
+                "Answers that are in work or not read yet",
+                Some(Unit::Bytes),
+                self.answers.used_bytes() as u64,
+            ),
+            (
+                "answers_limit",
+                "Answers that may be in work or not read yet at once",
+                Some(Unit::Bytes),
+                limits::MAX_IN_FLIGHT_ANSWER_BYTES as u64,
+            ),
+            (
+                "index_ids",
+                "Identities in the index, those in segments that have to be rebuilt left out",
+                None,
+                index.ids,
+            ),
+            (
+                "index_tail_events",
+                "Events whose index is not in a segment yet",
+                None,
+                index.tail_events,
+            ),
+            (
+                "index_segments",
+                "Index segments",
+                None,
+                index.tier_segments.iter().sum(),
+            ),
+            (
+                "index_segments_size",
+                "Index segments on disk",
+                Some(Unit::Bytes),
+                index.segment_bytes,
+            ),
+            (
+                "index_filters",
+                "Memory of the segments' filters",
+                Some(Unit::Bytes),
+                index.filter_bytes,
+            ),
+            (
+                "store",
+                "The database file and its write-ahead log",
+                Some(Unit::Bytes),
+                gauges.store_bytes,
+            ),
+            (
+                "uptime",
+                "Time since the server started",
+                Some(Unit::Seconds),
+                self.started.elapsed().as_secs(),
+            ),
+        ] {
+            gauge(&mut encoder, name, help, unit.as_ref(), value)?;
+        }
+        work(&mut encoder, index)
+    }
+}
+
+/// Events by topic and outcome. What is not of the topics that came first is counted together, so that the number of
+/// series is bounded; a topic that has that name itself is among them.
+fn topics(
+    encoder: &mut DescriptorEncoder,
+    totals: &Totals,
+    first: &[TopicStatus],
+) -> Result<(), std::fmt::Error> {
+    let mut rest = *totals;
+    let mut family = encoder.encode_descriptor(
+        "topic_events",
+        "Events by topic and outcome since the store was made; the topics that came first, and all others together",
+        None,
+        MetricType::Counter,
+    )?;
+    let mut outcomes = |topic: &str, accepted: u64, duplicates: u64, conflicts: u64| {
+        let same = duplicates.saturating_sub(conflicts);
+        for (outcome, value) in [("stored", accepted), ("duplicate", same), ("conflict", conflicts)] {
+            let labels = [("topic", topic), ("outcome", outcome)];
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    };
+    for status in first.iter().filter(|status| status.topic != OTHER_TOPICS) {
+        rest.accepted = rest.accepted.saturating_sub(status.accepted);
+        rest.duplicates = rest.duplicates.saturating_sub(status.duplicates);
+        rest.conflicts = rest.conflicts.saturating_sub(status.conflicts);
+        outcomes(
+            &status.topic,
+            status.accepted,
+            status.duplicates,
+            status.conflicts,
+        )?;
+    }
+    outcomes(OTHER_TOPICS, rest.accepted, rest.duplicates, rest.conflicts)
+}
+
+/// The index's segments by tier, and its work in the background.
+fn work(encoder: &mut DescriptorEncoder, index: &Figures) -> Result<(), std::fmt::Error> {
+    let mut family = encoder.encode_descriptor(
+        "index_tier_segments",
+        "Index segments by tier; one of a tier is made of six of the tier below",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (tier, segments) in index.tier_segments.iter().enumerate() {
+        let labels = [("tier", tier as u64)];
+        ConstGauge::new(*segments).encode(family.encode_family(&labels)?)?;
+    }
+    for (count, seconds, help, help_seconds, effort) in [
+        (
+            "index_seals",
+            "index_seal",
+            "Tails of the index written as segments",
+            "Time that writing tails of the index as segments took",
+            index.seals,
+        ),
+        (
+            "index_merges",
+            "index_merge",
+            "Merges of index segments",
+            "Time that merges of index segments took",
+            index.merges,
+        ),
+    ] {
+        counter(encoder, count, help, None, effort.done)?;
+        let time = effort.time.as_secs_f64();
+        counter(encoder, seconds, help_seconds, Some(&Unit::Seconds), time)?;
+    }
+    Ok(())
+}
+
+/// Shows one counter.
+pub(super) fn counter<N: EncodeCounterValue>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: N,
+) -> Result<(), std::fmt::Error> {
+    let metric = ConstCounter::new(value);
+    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+}
+
+/// Shows one gauge.
+pub(super) fn gauge<N: EncodeGaugeValue>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: N,
+) -> Result<(), std::fmt::Error> {
+    let metric = ConstGauge::new(value);
+    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+}
