@@ -125,7 +125,8 @@ impl Flood {
                 // The receiver is there for as long as this runs.
                 let _ = unanswered.send(request);
                 if sender.send(&request.bytes).await.is_err() {
-                    // What was answered before is still to be read.
+                    // What was answered before is still to be read, if there is something.
+                    drop(unanswered);
                     return std::future::pending().await;
                 }
             }
