@@ -9,6 +9,7 @@ mod completions;
 mod events;
 mod export;
 mod health;
+mod man;
 mod output;
 mod progress;
 mod publish;
@@ -27,7 +28,7 @@ use std::{io, process::ExitCode};
 #[derive(Parser)]
 #[command(
     name = "oncelog",
-    version,
+    version = env!("ONCELOG_VERSION"),
     about = "A log aggregator that stores every event exactly once, however often it is sent",
     long_about = "A log aggregator that stores every event exactly once, however often it is sent.\n\n\
         Without a command it is `serve`.",
@@ -58,6 +59,7 @@ enum Command {
     Backup(backup::Backup),
     Verify(verify::Verify),
     Completions(completions::Completions),
+    Man(man::Pages),
 }
 
 /// Why a command did not succeed.
@@ -98,6 +100,7 @@ pub fn run(command_line: CommandLine) -> ExitCode {
         Some(Command::Backup(command)) => command.run(),
         Some(Command::Verify(command)) => command.run(),
         Some(Command::Completions(command)) => command.run(),
+        Some(Command::Man(command)) => command.run(),
     };
     match result {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,

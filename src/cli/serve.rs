@@ -36,7 +36,7 @@ fn start(config: Config) -> Result<(), Failure> {
     block_on_all_processors(async move {
         let shutdown = shutdown()?;
         info!(
-            version = env!("CARGO_PKG_VERSION"),
+            version = env!("ONCELOG_VERSION"),
             database_path = %config.database_path.display(),
             "starting"
         );
