@@ -9,6 +9,7 @@ mod completions;
 mod events;
 mod export;
 mod health;
+mod keys;
 mod man;
 mod output;
 mod progress;
@@ -58,6 +59,7 @@ enum Command {
     Bench(bench::Bench),
     Backup(backup::Backup),
     Verify(verify::Verify),
+    Keys(keys::Keys),
     Completions(completions::Completions),
     Man(man::Pages),
 }
@@ -99,6 +101,7 @@ pub fn run(command_line: CommandLine) -> ExitCode {
         Some(Command::Bench(command)) => command.run(),
         Some(Command::Backup(command)) => command.run(),
         Some(Command::Verify(command)) => command.run(),
+        Some(Command::Keys(command)) => command.run(),
         Some(Command::Completions(command)) => command.run(),
         Some(Command::Man(command)) => command.run(),
     };

@@ -4,9 +4,11 @@
 //! twice by itself, unless none of it left: whether to try again is the caller's decision ([`Backoff`] says when).
 //! Every wait has a bound, and every error says what to do about it.
 
+mod api_key;
 mod backoff;
 mod base_url;
 
+pub use api_key::{ApiKey, ApiKeyError};
 pub use backoff::Backoff;
 pub use base_url::BaseUrl;
 
@@ -16,7 +18,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
     client::conn::http1::{SendRequest, handshake},
-    header::{ACCEPT, CONTENT_TYPE, HOST, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER},
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -27,6 +29,8 @@ use tokio::{net::TcpStream, time::timeout};
 pub struct Client {
     base: BaseUrl,
     timeout: Duration,
+    /// The value of `Authorization`.
+    authorization: Option<HeaderValue>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -109,11 +113,12 @@ pub fn is_passing(status: StatusCode) -> bool {
 }
 
 impl Client {
-    /// A client of the server at `base` that gives each request `timeout` to be answered.
-    pub fn new(base: BaseUrl, timeout: Duration) -> Self {
+    /// A client of the server at `base` that sends this key and gives each request `timeout` to be answered.
+    pub fn new(base: BaseUrl, key: Option<&ApiKey>, timeout: Duration) -> Self {
         Self {
             base,
             timeout,
+            authorization: key.map(|key| key.authorization.clone()),
             connection: None,
         }
     }
@@ -163,6 +168,9 @@ impl Client {
             .uri(self.base.path(path))
             .header(HOST, self.base.authority())
             .header(ACCEPT, "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -272,8 +280,17 @@ impl Answer {
         problem.r#type.rsplit('/').next().map(str::to_owned)
     }
 
-    /// What an answer with an error says about it: the `detail` of the problem, or the start of the body.
+    /// What an answer with an error says about it, and how the command is told a key when that is what is missing.
     pub fn detail(&self) -> String {
+        let said = self.said();
+        match self.status {
+            StatusCode::UNAUTHORIZED => format!("{said}; name it by ONCELOG_KEY or --key"),
+            _ => said,
+        }
+    }
+
+    /// The `detail` of the problem, or the start of the body.
+    fn said(&self) -> String {
         #[derive(Deserialize)]
         struct Problem {
             detail: Option<String>,

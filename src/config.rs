@@ -30,6 +30,8 @@ pub struct Config {
     pub port: u16,
     /// The file of the embedded store (`DATABASE_PATH`).
     pub database_path: PathBuf,
+    /// Whether requests without a key are let in, wherever they come from (`ALLOW_ANONYMOUS`).
+    pub allow_anonymous: bool,
     /// Events that may wait for a commit at once, from 1 to [`MAX_QUEUE_EVENTS`] (`QUEUE_MAX_SIZE`).
     pub queue_max_size: usize,
 }
@@ -103,6 +105,7 @@ impl Config {
             database_path: sources.value("DATABASE_PATH", |text| {
                 (!text.is_empty()).then(|| PathBuf::from(text))
             })?,
+            allow_anonymous: sources.value("ALLOW_ANONYMOUS", boolean)?,
             queue_max_size: sources.value("QUEUE_MAX_SIZE", |text| {
                 text.parse()
                     .ok()
@@ -116,6 +119,14 @@ fn reject(sources: &Sources, name: &str, instead: &'static str) -> Result<(), Co
     match sources.find(name) {
         Some((source_name, _)) => Err(ConfigError::NotInThisVersion { source_name, instead }),
         None => Ok(()),
+    }
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
     }
 }
 

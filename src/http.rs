@@ -3,6 +3,7 @@
 //! The router ties paths to handlers, one file a resource; `Api::handle` is the one thin layer around it, which
 //! counts and logs. Only `server` uses this module.
 
+mod admission;
 mod answers;
 mod body;
 mod cursor;
@@ -24,7 +25,7 @@ pub(crate) mod testing;
 mod tests;
 mod topics;
 
-use crate::{health::Health, ingest::Ingest, limits, store::Store, wakeup::Wakeup};
+use crate::{access::Gate, health::Health, ingest::Ingest, limits, store::Store, wakeup::Wakeup};
 use answers::AnswerRoom;
 use axum::{
     Router,
@@ -96,6 +97,8 @@ pub(crate) struct Parts {
     pub(crate) health: Health,
     /// Becomes true when the server stops.
     pub(crate) stopping: watch::Receiver<bool>,
+    /// Knows who may come in.
+    pub(crate) gate: Arc<Gate>,
     /// How long things may take.
     pub(crate) timeouts: Timeouts,
 }
@@ -123,6 +126,7 @@ type App = Arc<AppState>;
 #[derive(Clone)]
 pub(crate) struct Api {
     router: Router,
+    gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     pressure: Pressure,
 }
@@ -170,6 +174,7 @@ impl Api {
                 .fallback(no_such_path)
                 .method_not_allowed_fallback(method_not_allowed)
                 .with_state(Arc::new(app)),
+            gate: parts.gate,
             metrics,
             pressure,
         }
@@ -181,14 +186,17 @@ impl Api {
     }
 
     /// Answers one request, counts it and logs it.
-    pub(crate) async fn handle(mut self, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn handle(mut self, mut request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
         let route = Route::of(request.uri().path());
         let line = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
-        let response = match self.router.call(request).await {
-            Ok(response) => response,
-            Err(impossible) => match impossible {},
+        let response = match admission::admit(&self.gate, route, &mut request) {
+            Ok(()) => match self.router.call(request).await {
+                Ok(response) => response,
+                Err(impossible) => match impossible {},
+            },
+            Err(problem) => problem.into_response(),
         };
         let took = started.elapsed();
         self.metrics.observe(route, response.status(), took);

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`config`] | flags, environment and files become one validated `Config` |
 //! | [`server`] | takes connections, ties everything together, stops cleanly |
+//! | [`access`] | who may do what: API keys |
 //! | [`http`] | requests become calls, results become answers |
 //! | [`event`] | what a valid event is; parsed once at the edge |
 //! | [`ingest`] | the bounded queue |
@@ -19,6 +20,7 @@
 //! | [`limits`] | every bound |
 //! | [`faults`] | where the fault tests end the program; nothing in a release |
 
+pub mod access;
 pub mod cli;
 pub mod client;
 pub mod committer;

@@ -106,6 +106,17 @@ pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// runtimes kill what has not ended 10 s after they asked, and the store has to be closed in that time as well.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 
+// ---- keys ----
+
+/// API keys of a store, revoked ones included.
+pub const MAX_KEYS: usize = 10_000;
+/// Topic patterns of one key: each event of a batch is held against them.
+pub const MAX_KEY_PATTERNS: usize = 100;
+/// Largest file of keys that is read, in bytes: far more than [`MAX_KEYS`] take with long names and a few patterns each.
+pub const MAX_KEY_FILE_BYTES: u64 = 64 << 20;
+/// How often the server looks whether the file of keys has changed, so how long a revoked key may still be let in.
+pub const KEY_REFRESH: Duration = Duration::from_secs(1);
+
 // ---- queries ----
 
 /// Largest `limit` of a page, in events or topics.

@@ -10,14 +10,15 @@ mod socket;
 mod tests;
 
 use crate::{
+    access::{Gate, KeyFile, KeyFileError},
     committer,
     config::Config,
     health::Health,
     http::{self, Api, Parts, Pressure, Timeouts, told},
     ingest,
     limits::{
-        ACCEPT_RETRY, LISTEN_BACKLOG, MAX_HEADER_BYTES, MAX_REFUSED_CONNECTIONS, READ_BUFFER_BYTES,
-        REFUSAL_TIMEOUT,
+        ACCEPT_RETRY, KEY_REFRESH, LISTEN_BACKLOG, MAX_HEADER_BYTES, MAX_REFUSED_CONNECTIONS,
+        READ_BUFFER_BYTES, REFUSAL_TIMEOUT,
     },
     store::{OpenError, Store, Writer, sqlite},
     wakeup::Wakeup,
@@ -30,6 +31,7 @@ use socket::{Socket, Work};
 use std::{
     convert::Infallible,
     io,
+    net::IpAddr,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -38,6 +40,7 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, oneshot, watch},
+    time::MissedTickBehavior,
 };
 
 /// Why the server did not start, or did not stop cleanly.
@@ -49,6 +52,19 @@ pub enum ServeError {
     /// Opening the store ended with a panic.
     #[error("opening the store panicked; see the log")]
     OpeningPanicked,
+    /// The keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
+    /// Everyone who reaches the address could read and write everything.
+    #[error(
+        "no key is made, and without keys oncelog answers on this machine alone, not on {address}. Make one \
+         (`oncelog keys create --name admin --scope admin`), or set ALLOW_ANONYMOUS=true to let everyone who reaches \
+         this address read and write everything"
+    )]
+    Open {
+        /// Where the server was told to listen.
+        address: IpAddr,
+    },
     /// The listening socket cannot be used.
     #[error("cannot listen: {0}")]
     Listen(#[source] io::Error),
@@ -67,6 +83,14 @@ pub async fn serve(
     listener: std::net::TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
+    let gate = Gate::open(KeyFile::beside(&config.database_path), config.allow_anonymous)?;
+    let address = listener.local_addr().map_err(ServeError::Listen)?.ip();
+    if gate.is_open() && !config.allow_anonymous && !address.is_loopback() {
+        return Err(ServeError::Open { address });
+    }
+    if config.allow_anonymous {
+        tracing::warn!(%address, "ALLOW_ANONYMOUS: whoever reaches this address may read and write everything");
+    }
     let (ingest, queue) = ingest::queue(config.queue_max_size);
     let maintenance = ingest.maintenance();
     let opening = tokio::task::spawn_blocking(move || sqlite::open(&config.database_path, maintenance));
@@ -85,6 +109,7 @@ pub async fn serve(
         ingest,
         queue,
         health: Health::default(),
+        gate: Arc::new(gate),
         timeouts: Timeouts::default(),
         places: descriptors::connection_places(),
     }
@@ -99,6 +124,7 @@ struct Server {
     ingest: ingest::Ingest,
     queue: ingest::Queue,
     health: Health,
+    gate: Arc<Gate>,
     timeouts: Timeouts,
     /// Connections that may be open at once.
     places: usize,
@@ -131,6 +157,7 @@ impl Server {
             ingest: self.ingest.clone(),
             wakeup,
             health: self.health,
+            gate: Arc::clone(&self.gate),
             stopping: stopping.clone(),
             timeouts: self.timeouts,
         });
@@ -150,6 +177,7 @@ impl Server {
         tokio::select! {
             () = shutdown => {}
             () = connections.accept(&listener) => {}
+            () = keep_fresh(self.gate) => {}
         }
         tracing::info!("stopping: finishing the requests in work");
         drop(listener);
@@ -176,6 +204,19 @@ impl Server {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Looks for changes of the keys, for ever.
+async fn keep_fresh(gate: Arc<Gate>) {
+    let mut turns = tokio::time::interval(KEY_REFRESH);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let gate = Arc::clone(&gate);
+        if let Err(error) = tokio::task::spawn_blocking(move || gate.refresh()).await {
+            tracing::error!(%error, "reading the keys panicked; they stay as they were");
+        }
     }
 }
 

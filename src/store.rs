@@ -10,6 +10,7 @@ use crate::{
     event::{Batch, Identity, Instant, Outcome, Seq},
     index,
 };
+use std::sync::Arc;
 
 /// The side of a store that changes it. One exists a store; dropping it without [`Writer::close`] is safe and
 /// leaves what a crash would leave.
@@ -78,8 +79,11 @@ pub trait Store: Send + Sync {
     /// The exact counters over the whole store.
     fn totals(&self) -> Totals;
 
-    /// Up to `limit` topics in the byte order of their names, from the first one after `after`.
-    fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicStatus>;
+    /// The exact counters over these topics alone.
+    fn totals_of(&self, shown: &TopicFilter) -> Totals;
+
+    /// Up to `limit` of these topics in the byte order of their names, from the first one after `after`.
+    fn topics(&self, shown: &TopicFilter, after: Option<&str>, limit: usize) -> Vec<TopicStatus>;
 
     /// The exact counters, and the `limit` topics that came first, in the order in which they came; both as of one
     /// moment. Which topics these are never changes, unless there are fewer.
@@ -117,9 +121,49 @@ pub enum Order {
     Descending,
 }
 
+/// Which topics a reader is shown.
+#[derive(Clone, Default)]
+pub struct TopicFilter(Option<Shows>);
+
+type Shows = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+impl TopicFilter {
+    /// All of them.
+    pub fn all() -> Self {
+        Self(None)
+    }
+
+    /// Those whose name `shows` lets pass. It is called for every row that a query looks at.
+    pub fn only(shows: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(shows)))
+    }
+
+    /// Whether all are shown.
+    pub fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether this one is.
+    pub fn shows(&self, topic: &str) -> bool {
+        self.0.as_ref().is_none_or(|shows| shows(topic))
+    }
+}
+
+impl std::fmt::Debug for TopicFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_all() {
+            "all topics"
+        } else {
+            "some topics"
+        })
+    }
+}
+
 /// What to read. All filters must hold.
 #[derive(Clone, Debug)]
 pub struct Query {
+    /// Only topics that the reader is shown.
+    pub shown: TopicFilter,
     /// Only this topic.
     pub topic: Option<String>,
     /// Only this source.

@@ -62,6 +62,7 @@ fn with_nothing_set_the_defaults_hold() {
             host: "127.0.0.1".to_owned(),
             port: 8080,
             database_path: PathBuf::from("data/dedup.db"),
+            allow_anonymous: false,
             queue_max_size: limits::DEFAULT_QUEUE_EVENTS,
         }
     );
@@ -95,6 +96,7 @@ fn every_setting_can_be_set_in_every_source() {
         host: "::1".to_owned(),
         port: 0,
         database_path: PathBuf::from("/srv/a b.db"),
+        allow_anonymous: false,
         queue_max_size: 7,
     };
     let flags = [
@@ -253,7 +255,7 @@ fn a_toml_file_with_an_unknown_key_a_wrong_type_or_broken_text_says_so() {
     assert_eq!(
         error("prot = 1"),
         "oncelog.toml: unknown setting \"prot\"; known: log_level, log_format, host, port, database_path, \
-         database_url, broker_url, queue_max_size"
+         database_url, broker_url, allow_anonymous, queue_max_size"
     );
     assert_eq!(
         error("port = true"),

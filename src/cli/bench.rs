@@ -109,7 +109,7 @@ async fn make_source(workload: &Workload, arguments: &Bench) -> Result<Source, F
     let hour = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1))
         .strftime("%Y-%m-%dT%H")
         .to_string();
-    let requests = workload.requests(&arguments.server.url, hour);
+    let requests = workload.requests(&arguments.server, hour);
     if workload.bytes() > BENCH_AHEAD_BYTES {
         return Ok(Source::streamed(requests));
     }

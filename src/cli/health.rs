@@ -32,7 +32,7 @@ struct Status {
 
 impl Health {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let mut client = Client::new(self.server.url, Duration::from_secs_f64(self.timeout));
+        let mut client = self.server.client_with(Duration::from_secs_f64(self.timeout));
         let json = self.json;
         block_on(async move {
             let answer = client.get("/health").await?;

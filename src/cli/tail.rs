@@ -38,7 +38,7 @@ impl Tail {
 
     async fn follow(self) -> Result<(), Failure> {
         let timeout = CLIENT_REQUEST_TIMEOUT + Duration::from_secs(MAX_WAIT_SECONDS);
-        let mut client = Client::new(self.server.url.clone(), timeout);
+        let mut client = self.server.client_with(timeout);
         // A server that is not there from the beginning is more likely a wrong address.
         let mut page = Page::get(&mut client, self.first_query().as_str()).await?;
         loop {

@@ -4,7 +4,10 @@ use super::*;
 use crate::{
     event::{Identity, Outcome, Seq, Shape, parse},
     ingest::{self, Ingest},
-    store::{BatchOutcome, Branch, Gauges, Page, Placed, Query, ReadError, StoredEvent, TopicStatus, Totals},
+    store::{
+        BatchOutcome, Branch, Gauges, Page, Placed, Query, ReadError, StoredEvent, TopicFilter, TopicStatus,
+        Totals,
+    },
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use std::{sync::mpsc, time::Duration};
@@ -87,7 +90,11 @@ impl Store for EmptyStore {
     fn totals(&self) -> Totals {
         Totals::default()
     }
-    fn topics(&self, _: Option<&str>, _: usize) -> Vec<TopicStatus> {
+    fn totals_of(&self, _: &TopicFilter) -> Totals {
+        Totals::default()
+    }
+
+    fn topics(&self, _: &TopicFilter, _: Option<&str>, _: usize) -> Vec<TopicStatus> {
         Vec::new()
     }
     fn first_topics(&self, _: usize) -> (Totals, Vec<TopicStatus>) {

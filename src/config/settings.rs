@@ -78,6 +78,14 @@ pub const SETTINGS: &[Setting] = &[
         value_name: "URL",
     },
     Setting {
+        name: "ALLOW_ANONYMOUS",
+        flag: "allow-anonymous",
+        default: Some("false"),
+        help: "Let requests without a key in, wherever they come from",
+        allowed: "true, false",
+        value_name: "BOOL",
+    },
+    Setting {
         name: "QUEUE_MAX_SIZE",
         flag: "queue-max-size",
         default: Some("10000"),

@@ -21,6 +21,7 @@ use utoipa::{
     openapi::{
         ContentBuilder, Header, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder, ResponsesBuilder, Type,
         response::Response as ResponseObject,
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -46,7 +47,23 @@ struct Description;
 
 /// The description without the paths.
 pub(super) fn description() -> utoipa::openapi::OpenApi {
-    Description::openapi()
+    let mut description = Description::openapi();
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(
+            "A key of `oncelog keys create`. Needed for everything but the health checks, as soon as the store has a key.",
+        ))
+        .build();
+    description
+        .components
+        .get_or_insert_default()
+        .add_security_scheme("key", SecurityScheme::Http(key));
+    // With a key, or without: which of them depends on the server.
+    description.security = Some(vec![
+        SecurityRequirement::new("key", Vec::<String>::new()),
+        SecurityRequirement::default(),
+    ]);
+    description
 }
 
 /// The documents, rendered once at start.
@@ -81,7 +98,7 @@ impl Documents {
     path = "/openapi.json",
     operation_id = "readDescription",
     tag = "Operate",
-    responses((status = 200, description = "This document.", body = Object, content_type = "application/json")),
+    responses((status = 200, description = "This document.", body = Object, content_type = "application/json"), KeyProblems),
 )]
 pub(super) async fn openapi(State(app): State<App>) -> Response {
     let mut response = Response::new(Body::from(app.documents.openapi.clone()));
@@ -97,7 +114,7 @@ pub(super) async fn openapi(State(app): State<App>) -> Response {
     path = "/redoc",
     operation_id = "readReference",
     tag = "Operate",
-    responses((status = 200, description = "The reference, for people.", body = String, content_type = "text/html")),
+    responses((status = 200, description = "The reference, for people.", body = String, content_type = "text/html"), KeyProblems),
 )]
 pub(super) async fn redoc(State(app): State<App>) -> Response {
     super::page(app.documents.redoc.clone())
@@ -154,12 +171,22 @@ fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<ResponseObject>> {
             if status == StatusCode::SERVICE_UNAVAILABLE.as_str() {
                 response = response.header("Retry-After", retry_after());
             }
+            if status == StatusCode::UNAUTHORIZED.as_str() {
+                response = response.header("WWW-Authenticate", scheme());
+            }
             responses.response(status, response)
         })
         .build()
         .responses
         .into_iter()
         .collect()
+}
+
+fn scheme() -> Header {
+    HeaderBuilder::new()
+        .schema(Some(Object::with_type(Type::String)))
+        .description(Some("The scheme in which a key is sent: `Bearer`."))
+        .build()
 }
 
 fn retry_after() -> Header {
@@ -177,6 +204,8 @@ impl IntoResponses for PublishProblems {
         problems(&[
             Kind::NotJson,
             Kind::BrokenBody,
+            Kind::NoValidKey,
+            Kind::NotAllowed,
             Kind::BodyTooSlow,
             Kind::BodyTooLarge,
             Kind::TooManyEvents,
@@ -199,6 +228,8 @@ pub(super) struct QueryProblems;
 impl IntoResponses for QueryProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
         problems(&[
+            Kind::NoValidKey,
+            Kind::NotAllowed,
             Kind::InvalidParameter,
             Kind::InvalidCursor,
             Kind::Internal,
@@ -213,6 +244,8 @@ pub(super) struct EventProblems;
 impl IntoResponses for EventProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
         problems(&[
+            Kind::NoValidKey,
+            Kind::NotAllowed,
             Kind::NoSuchEvent,
             Kind::InvalidParameter,
             Kind::Internal,
@@ -230,11 +263,26 @@ impl IntoResponses for ParameterProblems {
     }
 }
 
+/// What everything may answer with that needs no more than a key.
+pub(super) struct KeyProblems;
+
+impl IntoResponses for KeyProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
+        problems(&[Kind::NoValidKey])
+    }
+}
+
 /// What reading without parameters may answer with.
 pub(super) struct ReadProblems;
 
 impl IntoResponses for ReadProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
-        problems(&[Kind::InvalidParameter, Kind::Internal, Kind::Overloaded])
+        problems(&[
+            Kind::NoValidKey,
+            Kind::NotAllowed,
+            Kind::InvalidParameter,
+            Kind::Internal,
+            Kind::Overloaded,
+        ])
     }
 }

@@ -22,6 +22,8 @@ use utoipa::ToSchema;
 pub(crate) enum Kind {
     NotJson,
     BrokenBody,
+    NoValidKey,
+    NotAllowed,
     NoSuchPath,
     NoSuchEvent,
     MethodNotAllowed,
@@ -42,9 +44,11 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All kinds, in the order of their status.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::NotJson,
         Self::BrokenBody,
+        Self::NoValidKey,
+        Self::NotAllowed,
         Self::NoSuchPath,
         Self::NoSuchEvent,
         Self::MethodNotAllowed,
@@ -77,6 +81,18 @@ impl Kind {
                 "broken-body",
                 "The body did not arrive whole",
                 "The connection or the chunked encoding broke before the end of the body. Nothing of it is stored.",
+            ),
+            Self::NoValidKey => (
+                StatusCode::UNAUTHORIZED,
+                "no-valid-key",
+                "A valid key is needed",
+                "The request has no key, or one that is wrong, expired or revoked; which of these is not said.",
+            ),
+            Self::NotAllowed => (
+                StatusCode::FORBIDDEN,
+                "not-allowed",
+                "The key does not allow this",
+                "The key lacks the scope, or is not for the topic. Nothing of the request is stored.",
             ),
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
@@ -317,6 +333,12 @@ impl IntoResponse for Problem {
         );
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"oncelog\""),
+            );
         }
         if self.kind.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,13 +1,16 @@
 //! `GET /events` and `GET /events/{topic}/{event_id}`: reads the log in both directions, a page at a time.
 
 use super::{
-    App, answers,
+    App,
+    admission::{Admitted, check_topic, shown_to},
+    answers,
     cursor::{self, Position},
     documents::{EventProblems, QueryProblems},
     error::{Kind, Problem},
     parameters::{Parameters, check_name},
 };
 use crate::{
+    access::Caller,
     event::{Instant, Seq, format_micros},
     limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT, MAX_WAIT_SECONDS, WAIT_RECHECK},
     store::{Order, Page, Query, ReadError, StoredEvent},
@@ -148,12 +151,16 @@ struct Request {
         QueryProblems,
     ),
 )]
-pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(app): State<App>,
+    Admitted(caller): Admitted,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     let Request {
         mut query,
         wait,
         from_end,
-    } = request(&app, raw.as_deref())?;
+    } = request(&app, &caller, raw.as_deref())?;
     if from_end && wait.is_zero() {
         let page = Page {
             events: Vec::new(),
@@ -209,6 +216,7 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
 )]
 pub(super) async fn one(
     State(app): State<App>,
+    Admitted(caller): Admitted,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
@@ -217,6 +225,7 @@ pub(super) async fn one(
         path.map_err(|_| Problem::parameter("path", "the percent-encoded topic and event id are not UTF-8"))?;
     check_name("topic", &topic)?;
     check_name("event_id", &event_id)?;
+    check_topic(&caller, &topic, "topic")?;
     let store = Arc::clone(&app.store);
     let (found, turn) = app
         .queries
@@ -235,7 +244,7 @@ pub(super) async fn one(
 }
 
 /// Reads the parameters.
-fn request(app: &App, raw: Option<&str>) -> Result<Request, Problem> {
+fn request(app: &App, caller: &Caller, raw: Option<&str>) -> Result<Request, Problem> {
     let mut parameters = Parameters::parse(
         raw,
         &[
@@ -262,9 +271,14 @@ fn request(app: &App, raw: Option<&str>) -> Result<Request, Problem> {
     if wait.is_some() && order == Order::Descending {
         return Err(Problem::parameter("wait", "only with order=asc"));
     }
+    let topic = parameters.name("topic")?;
+    if let Some(topic) = &topic {
+        check_topic(caller, topic, "topic")?;
+    }
     Ok(Request {
         query: Query {
-            topic: parameters.name("topic")?,
+            shown: shown_to(caller),
+            topic,
             source: parameters.name("source")?,
             from: time(&mut parameters, "from")?,
             to: time(&mut parameters, "to")?,
@@ -324,7 +338,9 @@ enum Look {
 
 /// Reads a page and puts the answer together, both beside the connections' threads: a page may hold megabytes.
 async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
-    let search = match query.source.is_some() || query.from.is_some() || query.to.is_some() {
+    // To find the events of some topics, the rows of all are looked at.
+    let some_topics = query.topic.is_none() && !query.shown.is_all();
+    let search = match some_topics || query.source.is_some() || query.from.is_some() || query.to.is_some() {
         true => Some(app.queries.search().await?),
         false => None,
     };

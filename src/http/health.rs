@@ -1,6 +1,6 @@
 //! `GET /health`, `/readyz` and `/livez`: whether the store can commit, and whether a restart would help.
 
-use super::{App, documents::ParameterProblems, error::Problem, parameters::Parameters};
+use super::{App, admission::Detailed, documents::ParameterProblems, error::Problem, parameters::Parameters};
 use crate::limits::RETRY_AFTER_SECONDS;
 use axum::{
     extract::{RawQuery, State},
@@ -25,12 +25,13 @@ pub(crate) struct HealthBody {
     status: &'static str,
     /// Whether the thread that commits is running.
     consumer_running: bool,
-    /// Events that wait for their commit.
-    queue_size: usize,
+    /// Events that wait for their commit. Only for who may come in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_size: Option<usize>,
     /// The server's clock, in UTC with microseconds.
     #[schema(format = "date-time")]
     timestamp: String,
-    /// When unhealthy: what is wrong and what to do.
+    /// When unhealthy: what is wrong and what to do. Only for who may come in.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -49,9 +50,13 @@ pub(crate) struct HealthBody {
         ParameterProblems,
     ),
 )]
-pub(super) async fn health(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn health(
+    State(app): State<App>,
+    Detailed(detailed): Detailed,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     Parameters::parse(raw.as_deref(), &[])?;
-    Ok(readiness(&app))
+    Ok(answer(&app, unready(&app), detailed))
 }
 
 /// Whether to send requests here
@@ -68,9 +73,13 @@ pub(super) async fn health(State(app): State<App>, RawQuery(raw): RawQuery) -> R
         ParameterProblems,
     ),
 )]
-pub(super) async fn ready(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn ready(
+    State(app): State<App>,
+    Detailed(detailed): Detailed,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     Parameters::parse(raw.as_deref(), &[])?;
-    Ok(readiness(&app))
+    Ok(answer(&app, unready(&app), detailed))
 }
 
 /// Whether a restart would help
@@ -87,7 +96,11 @@ pub(super) async fn ready(State(app): State<App>, RawQuery(raw): RawQuery) -> Re
         ParameterProblems,
     ),
 )]
-pub(super) async fn live(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn live(
+    State(app): State<App>,
+    Detailed(detailed): Detailed,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     Parameters::parse(raw.as_deref(), &[])?;
     let reason = match app.health.trouble() {
         Some(trouble) if trouble.needs_restart => Some(trouble.reason),
@@ -95,11 +108,7 @@ pub(super) async fn live(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
         _ if !app.health.committer_running() && !*app.stopping.borrow() => Some(NO_COMMITTER.to_owned()),
         _ => None,
     };
-    Ok(answer(&app, reason))
-}
-
-fn readiness(app: &App) -> Response {
-    answer(app, unready(app))
+    Ok(answer(&app, reason, detailed))
 }
 
 /// `healthy` or `unhealthy`.
@@ -127,14 +136,14 @@ fn unready(app: &App) -> Option<String> {
 /// What to do when the committer's thread has ended by itself.
 pub(super) const NO_COMMITTER: &str = "the thread that commits is gone; restart the server";
 
-fn answer(app: &App, reason: Option<String>) -> Response {
+fn answer(app: &App, reason: Option<String>, detailed: bool) -> Response {
     let healthy = reason.is_none();
     let mut response = super::json(&HealthBody {
         status: word(healthy),
         consumer_running: app.health.committer_running(),
-        queue_size: app.ingest.queued_events(),
+        queue_size: detailed.then(|| app.ingest.queued_events()),
         timestamp: now(),
-        reason,
+        reason: reason.filter(|_| detailed),
     });
     if !healthy {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

@@ -1,6 +1,6 @@
 //! `GET /`: a page for browsers, a list of the paths for any other client.
 
-use super::App;
+use super::{App, documents::KeyProblems};
 use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, header},
@@ -34,7 +34,7 @@ pub(crate) struct HomeBody<'a> {
     responses((status = 200, description = "The service and its paths.", content(
         (HomeBody = "application/json"),
         (String = "text/html"),
-    ))),
+    )), KeyProblems),
 )]
 pub(super) async fn home(State(app): State<App>, headers: HeaderMap) -> Response {
     let mut response = if super::accepts(&headers, "text/html") {

@@ -132,7 +132,7 @@ const BUCKETS: [f64; 12] = [
 ];
 
 /// The statuses that answers have; any other one costs a look-up.
-const STATUSES: [u16; 11] = [200, 303, 400, 404, 405, 408, 413, 415, 422, 500, 503];
+const STATUSES: [u16; 13] = [200, 303, 400, 401, 403, 404, 405, 408, 413, 415, 422, 500, 503];
 
 /// All metrics of a server.
 pub(crate) struct Metrics {

@@ -3,12 +3,14 @@
 
 use super::{
     App,
+    admission::{Admitted, check_topic},
     answers::{self, Reservation},
     documents::PublishProblems,
     error::{Kind, Problem},
     parameters::Parameters,
 };
 use crate::{
+    access::Caller,
     event::{self, Batch, Outcome, Seq, Shape},
     ingest::SubmitError,
     limits::{MAX_TOPICS, PARSE_INLINE_BYTES},
@@ -188,12 +190,16 @@ impl Serialize for Message {
         PublishProblems,
     ),
 )]
-pub(super) async fn publish(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn publish(
+    State(app): State<App>,
+    Admitted(caller): Admitted,
+    request: Request,
+) -> Result<Response, Problem> {
     let shape = match content_type(request.headers())? {
         ContentType::Json => Shape::Any,
         ContentType::Lines => Shape::Lines,
     };
-    accept(&app, request, shape).await
+    accept(&app, &caller, request, shape).await
 }
 
 /// Store a batch of events, each once
@@ -214,19 +220,24 @@ pub(super) async fn publish(State(app): State<App>, request: Request) -> Result<
         PublishProblems,
     ),
 )]
-pub(super) async fn publish_batch(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn publish_batch(
+    State(app): State<App>,
+    Admitted(caller): Admitted,
+    request: Request,
+) -> Result<Response, Problem> {
     match content_type(request.headers())? {
-        ContentType::Json => accept(&app, request, Shape::Wrapped).await,
+        ContentType::Json => accept(&app, &caller, request, Shape::Wrapped).await,
         ContentType::Lines => Err(unsupported(format!(
             "/publish/batch takes {JSON} only, not {NDJSON}"
         ))),
     }
 }
 
-async fn accept(app: &App, request: Request, shape: Shape) -> Result<Response, Problem> {
+async fn accept(app: &App, caller: &Caller, request: Request, shape: Shape) -> Result<Response, Problem> {
     let with_results = options(request.uri().query())?;
     let (body, room) = app.bodies.read(request.into_body(), app.patience).await?;
     let batch = parse(app, body, shape).await?;
+    check_topics(caller, &batch)?;
     // Before the events are stored: afterwards it is too late to refuse the request.
     let results = match with_results {
         true => {
@@ -250,6 +261,17 @@ async fn accept(app: &App, request: Request, shape: Shape) -> Result<Response, P
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Refuses a batch with an event of a topic that the key is not for.
+fn check_topics(caller: &Caller, batch: &Batch) -> Result<(), Problem> {
+    if caller.has_every_topic() {
+        return Ok(());
+    }
+    for (number, event) in batch.events().enumerate() {
+        check_topic(caller, event.topic, &format!("events[{number}].topic"))?;
+    }
+    Ok(())
 }
 
 /// Reads `results` and `ack`.

@@ -60,7 +60,7 @@ impl Queries {
             _ => Err(Problem::new(
                 Kind::Overloaded,
                 format!(
-                    "{MAX_CONCURRENT_SEARCHES} searches by source or time run already; none ended in time"
+                    "{MAX_CONCURRENT_SEARCHES} searches by source, by time or with a key for some topics run already; none ended in time"
                 ),
             )),
         }

@@ -1,6 +1,13 @@
 //! `GET /stats`: the exact counters over the whole store, which survive restarts.
 
-use super::{App, answers, documents::ReadProblems, error::Problem, parameters::Parameters};
+use super::{
+    App,
+    admission::{Admitted, shown_to},
+    answers,
+    documents::ReadProblems,
+    error::Problem,
+    parameters::Parameters,
+};
 use crate::limits::MAX_STATS_TOPICS;
 use axum::{
     extract::{RawQuery, State},
@@ -45,6 +52,8 @@ pub(crate) struct StatsBody {
 }
 
 /// Read the counters
+///
+/// A key that is not for every topic is shown the counters of its topics.
 #[utoipa::path(
     get,
     path = "/stats",
@@ -55,14 +64,19 @@ pub(crate) struct StatsBody {
         ReadProblems,
     ),
 )]
-pub(super) async fn stats(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn stats(
+    State(app): State<App>,
+    Admitted(caller): Admitted,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     Parameters::parse(raw.as_deref(), &[])?;
     let app_there = Arc::clone(&app);
+    let shown = shown_to(&caller);
     let (bytes, turn) = app
         .queries
         .run_in_turn(move || {
-            let totals = app_there.store.totals();
-            let topics = app_there.store.topics(None, MAX_STATS_TOPICS);
+            let totals = app_there.store.totals_of(&shown);
+            let topics = app_there.store.topics(&shown, None, MAX_STATS_TOPICS);
             let uptime_seconds = app_there.started.elapsed().as_secs();
             let names: usize = topics.iter().map(|status| status.topic.len() + 3).sum();
             let body = StatsBody {

@@ -2,6 +2,7 @@
 
 use super::{Api, Parts, Timeouts};
 use crate::{
+    access::{Gate, KeyFile},
     committer,
     event::{Batch, Identity, Instant, Outcome, Seq},
     health::Health,
@@ -9,7 +10,7 @@ use crate::{
     ingest::{self, Ingest},
     store::{
         BatchOutcome, Branch, CommitError, Gauges, Order, Page, Placed, Query, ReadError, Store, StoredEvent,
-        TopicStatus, Totals, Writer,
+        TopicFilter, TopicStatus, Totals, Writer,
     },
     wakeup::Wakeup,
 };
@@ -21,6 +22,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard},
     thread::JoinHandle,
 };
@@ -212,7 +214,8 @@ impl Store for FakeStore {
                 seconds: *seconds,
                 nanos: 0,
             };
-            if query.topic.as_ref().is_none_or(|topic| *topic == event.topic)
+            if query.shown.shows(&event.topic)
+                && query.topic.as_ref().is_none_or(|topic| *topic == event.topic)
                 && query.source.as_ref().is_none_or(|source| *source == event.source)
                 && query.from.is_none_or(|from| time >= from)
                 && query.to.is_none_or(|to| time < to)
@@ -251,7 +254,17 @@ impl Store for FakeStore {
         }
     }
 
-    fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
+    fn totals_of(&self, shown: &TopicFilter) -> Totals {
+        let topics = self.topics(shown, None, usize::MAX);
+        Totals {
+            accepted: topics.iter().map(|topic| topic.accepted).sum(),
+            duplicates: topics.iter().map(|topic| topic.duplicates).sum(),
+            conflicts: topics.iter().map(|topic| topic.conflicts).sum(),
+            topics: topics.len() as u64,
+        }
+    }
+
+    fn topics(&self, shown: &TopicFilter, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
         let state = self.lock();
         let mut topics: BTreeMap<&str, TopicStatus> = BTreeMap::new();
         for (event, ..) in &state.events {
@@ -273,13 +286,14 @@ impl Store for FakeStore {
         }
         topics
             .into_values()
+            .filter(|topic| shown.shows(&topic.topic))
             .filter(|topic| after.is_none_or(|after| topic.topic.as_str() > after))
             .take(limit)
             .collect()
     }
 
     fn first_topics(&self, limit: usize) -> (Totals, Vec<TopicStatus>) {
-        (self.totals(), self.topics(None, limit))
+        (self.totals(), self.topics(&TopicFilter::all(), None, limit))
     }
 
     fn gauges(&self) -> Gauges {
@@ -348,6 +362,11 @@ impl Fixture {
 
     /// With other timeouts.
     pub(crate) fn with(timeouts: Timeouts) -> Self {
+        Self::behind(open_gate(), timeouts)
+    }
+
+    /// With keys.
+    pub(crate) fn behind(gate: Arc<Gate>, timeouts: Timeouts) -> Self {
         let store = Arc::new(FakeStore::default());
         let (ingest, queue) = ingest::queue(100);
         let health = Health::default();
@@ -368,6 +387,7 @@ impl Fixture {
             wakeup,
             health: health.clone(),
             stopping,
+            gate,
             timeouts,
         });
         Self {
@@ -448,6 +468,12 @@ impl Drop for Fixture {
             let _ = committer.join();
         }
     }
+}
+
+/// A gate without keys.
+pub(crate) fn open_gate() -> Arc<Gate> {
+    let nowhere = KeyFile::beside(Path::new("/nonexistent/oncelog.db"));
+    Arc::new(Gate::open(nowhere, false).expect("no keys"))
 }
 
 /// A valid event.

@@ -2,6 +2,7 @@
 
 mod documents;
 mod events;
+mod keys;
 mod operate;
 mod publish;
 mod topics;

@@ -1,6 +1,13 @@
 //! `GET /topics`: every topic with its exact counts, a page at a time.
 
-use super::{App, answers, documents::QueryProblems, error::Problem, parameters::Parameters};
+use super::{
+    App,
+    admission::{Admitted, shown_to},
+    answers,
+    documents::QueryProblems,
+    error::Problem,
+    parameters::Parameters,
+};
 use crate::{
     event::{Seq, format_micros},
     limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT},
@@ -89,7 +96,11 @@ impl From<TopicStatus> for TopicBody {
         QueryProblems,
     ),
 )]
-pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(app): State<App>,
+    Admitted(caller): Admitted,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     let mut parameters = Parameters::parse(raw.as_deref(), &["limit", "cursor"])?;
     let limit = parameters
         .number("limit", 1, MAX_PAGE_LIMIT as u64)?
@@ -99,11 +110,12 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
         None => None,
     };
     let app_there = Arc::clone(&app);
+    let shown = shown_to(&caller);
     let (bytes, turn) = app
         .queries
         .run_in_turn(move || {
             // One more than asked for shows whether something is left.
-            let mut found = app_there.store.topics(after.as_deref(), limit + 1);
+            let mut found = app_there.store.topics(&shown, after.as_deref(), limit + 1);
             let more = found.len() > limit;
             found.truncate(limit);
             let next = found

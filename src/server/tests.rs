@@ -5,7 +5,7 @@ use crate::{
     health::Health,
     http::{
         Timeouts,
-        testing::{FakeStore, FakeWriter, event},
+        testing::{FakeStore, FakeWriter, event, open_gate},
     },
     ingest,
     limits::{MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_HEADERS},
@@ -43,6 +43,7 @@ impl Running {
             ingest,
             queue,
             health: Health::default(),
+            gate: open_gate(),
             timeouts,
             places: 100,
         };

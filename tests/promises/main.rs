@@ -17,6 +17,7 @@ mod demo;
 mod events_and_cursors;
 mod exact_counts;
 mod index_files;
+mod keys;
 mod limits;
 mod metrics;
 mod openapi;

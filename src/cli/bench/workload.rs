@@ -1,7 +1,7 @@
 //! The events that `bench` sends, and the requests made of them. The same seed gives the same events.
 
 use super::Bench;
-use crate::client::BaseUrl;
+use crate::cli::server_arguments::ServerArguments;
 use std::{io::Write, ops::Range};
 
 /// A duplicate is one of this many events before it.
@@ -68,13 +68,9 @@ impl Workload {
     }
 
     /// The requests to a server; `hour` is the start of all timestamps, such as `2025-10-23T10`.
-    pub(super) fn requests(&self, url: &BaseUrl, hour: String) -> Requests {
+    pub(super) fn requests(&self, server: &ServerArguments, hour: String) -> Requests {
         Requests {
-            head: format!(
-                "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: ",
-                url.path("/publish"),
-                url.authority()
-            ),
+            head: server.publish_head(),
             hour,
             random: fastrand::Rng::with_seed(self.seed),
             left: self.events,
@@ -233,8 +229,11 @@ mod tests {
     }
 
     fn requests(workload: &Workload) -> Vec<Request> {
-        let url = "http://127.0.0.1:8080".parse().unwrap();
-        workload.requests(&url, "2025-10-23T10".to_owned()).collect()
+        let server = ServerArguments {
+            url: "http://127.0.0.1:8080".parse().unwrap(),
+            key: None,
+        };
+        workload.requests(&server, "2025-10-23T10".to_owned()).collect()
     }
 
     fn body(request: &Request) -> &str {

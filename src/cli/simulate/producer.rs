@@ -164,12 +164,7 @@ impl Run {
     pub(super) async fn publish_and_drop(&self, events: &[Event], when: Lost) -> Result<(), String> {
         let url = &self.server.url;
         let body = self.body(events);
-        let head = format!(
-            "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            url.path("/publish"),
-            url.authority(),
-            body.len()
-        );
+        let head = format!("{}{}\r\n\r\n", self.server.publish_head(), body.len());
         let request = [head.as_bytes(), &body].concat();
         let mut backoff = Backoff::default();
         while backoff.failures() < MAX_ATTEMPTS {

@@ -13,7 +13,7 @@
 use crate::{
     event::Seq,
     index::TopicNumber,
-    store::{TopicStatus, Totals},
+    store::{TopicFilter, TopicStatus, Totals},
 };
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::{collections::BTreeMap, hash::BuildHasher as _, ops::Bound, sync::Arc};
@@ -281,14 +281,31 @@ impl TopicTable {
         self.last_processed_at
     }
 
-    /// Up to `limit` topics in the byte order of their names, from the first one after `after`.
-    pub(super) fn list(&self, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
+    /// The exact counters over these topics.
+    pub(super) fn totals_of(&self, shown: &TopicFilter) -> Totals {
+        if shown.is_all() {
+            return self.totals;
+        }
+        let of_shown = self
+            .topics
+            .iter()
+            .filter(|(name, counters)| counters.accepted > 0 && shown.shows(name));
+        of_shown.fold(Totals::default(), |sum, (_, counters)| Totals {
+            accepted: sum.accepted + counters.accepted,
+            duplicates: sum.duplicates + counters.duplicates,
+            conflicts: sum.conflicts + counters.conflicts,
+            topics: sum.topics + 1,
+        })
+    }
+
+    /// Up to `limit` of these topics in the byte order of their names, from the first one after `after`.
+    pub(super) fn list(&self, shown: &TopicFilter, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.sorted
             .range::<str, _>((start, Bound::Unbounded))
             .filter_map(|(_, &number)| self.topics.get(number as usize))
             // A new topic has its name before its first event is counted.
-            .filter(|(_, counters)| counters.accepted > 0)
+            .filter(|(name, counters)| counters.accepted > 0 && shown.shows(name))
             .take(limit)
             .map(|(name, counters)| status(name, counters))
             .collect()

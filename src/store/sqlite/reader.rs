@@ -14,7 +14,9 @@ use crate::{
     event::{Identity, Seq},
     index::{Direction, IndexError, TimeBlock},
     limits,
-    store::{Branch, Gauges, Order, Page, Query, ReadError, Store, StoredEvent, TopicStatus, Totals},
+    store::{
+        Branch, Gauges, Order, Page, Query, ReadError, Store, StoredEvent, TopicFilter, TopicStatus, Totals,
+    },
 };
 use rusqlite::{Connection, Row};
 use std::{
@@ -69,8 +71,12 @@ impl Store for SqliteStore {
         self.shared.topics().totals()
     }
 
-    fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
-        self.shared.topics().list(after, limit)
+    fn totals_of(&self, shown: &TopicFilter) -> Totals {
+        self.shared.topics().totals_of(shown)
+    }
+
+    fn topics(&self, shown: &TopicFilter, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
+        self.shared.topics().list(shown, after, limit)
     }
 
     fn first_topics(&self, limit: usize) -> (Totals, Vec<TopicStatus>) {
@@ -376,6 +382,9 @@ impl<'a> PageReader<'a> {
     fn look_at(&mut self, row: &LogRow<'_>) -> Result<(), Trouble> {
         self.scanned += 1;
         self.position = row.seq;
+        if !self.query.shown.shows(row.topic_name) {
+            return Ok(());
+        }
         if self
             .query
             .source

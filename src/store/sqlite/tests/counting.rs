@@ -1,6 +1,9 @@
 //! What is counted is read back as it was, and damage is noticed.
 
-use crate::store::sqlite::counters::{Delta, TopicDelta, TopicTable};
+use crate::store::{
+    TopicFilter,
+    sqlite::counters::{Delta, TopicDelta, TopicTable},
+};
 use proptest::prelude::*;
 
 fn deltas() -> impl Strategy<Value = Vec<Delta>> {
@@ -63,7 +66,7 @@ proptest! {
         prop_assert_eq!(loaded.totals(), summed.totals());
         prop_assert_eq!(loaded.highest_seq(), summed.highest_seq());
         prop_assert_eq!(loaded.last_processed_at(), summed.last_processed_at());
-        prop_assert_eq!(loaded.list(None, 100), summed.list(None, 100));
+        prop_assert_eq!(loaded.list(&TopicFilter::all(), None, 100), summed.list(&TopicFilter::all(), None, 100));
     }
 
     #[test]
@@ -96,7 +99,11 @@ fn topics_are_listed_in_the_byte_order_of_their_names() {
         assert!(table.add(name));
     }
     assert!(!table.add("a"));
-    assert_eq!(table.list(None, 10), [], "a topic is there when it has an event");
+    assert_eq!(
+        table.list(&TopicFilter::all(), None, 10),
+        [],
+        "a topic is there when it has an event"
+    );
     let topics = (0..5).map(|topic| TopicDelta {
         topic,
         accepted: 1,
@@ -114,7 +121,7 @@ fn topics_are_listed_in_the_byte_order_of_their_names() {
         .unwrap();
     let names = |after, limit| -> Vec<String> {
         table
-            .list(after, limit)
+            .list(&TopicFilter::all(), after, limit)
             .into_iter()
             .map(|topic| topic.topic)
             .collect()

@@ -6,7 +6,7 @@ use crate::{
     index::Settings,
     limits,
     store::{
-        BatchOutcome, CommitError, Store as _, Writer as _,
+        BatchOutcome, CommitError, Store as _, TopicFilter, Writer as _,
         sqlite::{counters::Delta, paths::Paths, reader::SqliteStore, recovery, writer::SqliteWriter},
     },
 };
@@ -30,7 +30,11 @@ fn a_commit_that_finds_the_disk_full_leaves_no_trace_and_works_later() {
     let path = folder.path().join("events.db");
     let (mut writer, store) = open(&path);
     commit_many(&mut writer, &store, "id", 30);
-    let before = (store.totals(), store.topics(None, 10), store.high_watermark());
+    let before = (
+        store.totals(),
+        store.topics(&TopicFilter::all(), None, 10),
+        store.high_watermark(),
+    );
     // No more pages than there are.
     set_pages(&writer, 1);
     let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(100_000));
@@ -45,7 +49,11 @@ fn a_commit_that_finds_the_disk_full_leaves_no_trace_and_works_later() {
     assert!(matches!(error, CommitError::Unavailable(_)), "{error:?}");
     assert!(error.to_string().contains("free some space"), "{error}");
     assert_eq!(
-        (store.totals(), store.topics(None, 10), store.high_watermark()),
+        (
+            store.totals(),
+            store.topics(&TopicFilter::all(), None, 10),
+            store.high_watermark()
+        ),
         before
     );
     assert_eq!(store.find("new topic", "new").unwrap(), None);
@@ -58,10 +66,13 @@ fn a_commit_that_finds_the_disk_full_leaves_no_trace_and_works_later() {
     };
     assert_eq!((placed[0].outcome, placed[0].seq), (Outcome::Stored, 31));
     assert_eq!((placed[1].outcome, placed[1].seq), (Outcome::Duplicate, 2));
-    let after = (store.totals(), store.topics(None, 10));
+    let after = (store.totals(), store.topics(&TopicFilter::all(), None, 10));
     drop((writer, store));
     let (_writer, store) = open(&path);
-    assert_eq!((store.totals(), store.topics(None, 10)), after);
+    assert_eq!(
+        (store.totals(), store.topics(&TopicFilter::all(), None, 10)),
+        after
+    );
 }
 
 /// A full disk often has a little room left: what a failed commit had taken, say. A probe wrote one small row, found that

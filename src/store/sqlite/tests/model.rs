@@ -4,7 +4,7 @@ use super::{SMALL, Sent, batch};
 use crate::{
     event::{Instant, Outcome, Seq},
     store::{
-        BatchOutcome, Order, Placed, Query, Store, TopicStatus, Totals, Writer,
+        BatchOutcome, Order, Placed, Query, Store, TopicFilter, TopicStatus, Totals, Writer,
         sqlite::{reader::SqliteStore, recovery, writer::SqliteWriter},
     },
 };
@@ -45,6 +45,7 @@ fn queries() -> impl Strategy<Value = Query> {
     let order = prop_oneof![Just(Order::Ascending), Just(Order::Descending)];
     (topic, source, instants(), instants(), order, 1..12_usize).prop_map(
         |(topic, source, from, to, order, limit)| Query {
+            shown: TopicFilter::all(),
             topic,
             source,
             from,
@@ -142,7 +143,11 @@ impl Model {
             topics: self.topics.len() as u64,
         };
         assert_eq!(store.totals(), totals);
-        let told: Vec<_> = store.topics(None, 100).iter().map(counts).collect();
+        let told: Vec<_> = store
+            .topics(&TopicFilter::all(), None, 100)
+            .iter()
+            .map(counts)
+            .collect();
         let expected: Vec<_> = self
             .topics
             .iter()

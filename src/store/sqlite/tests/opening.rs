@@ -3,7 +3,7 @@
 use super::{commit, commit_many, open, refusal, sent};
 use crate::{
     event::Outcome,
-    store::{Store as _, Writer as _},
+    store::{Store as _, TopicFilter, Writer as _},
 };
 use rusqlite::Connection;
 use std::{fs, path::Path};
@@ -294,10 +294,21 @@ fn a_store_that_was_dropped_forgets_nothing() {
     let path = folder.path().join("events.db");
     let (mut writer, store) = open(&path);
     commit_many(&mut writer, &store, "id", 100);
-    let before = (store.totals(), store.topics(None, 10), store.identity());
+    let before = (
+        store.totals(),
+        store.topics(&TopicFilter::all(), None, 10),
+        store.identity(),
+    );
     drop((writer, store));
     let (mut writer, store) = open(&path);
-    assert_eq!((store.totals(), store.topics(None, 10), store.identity()), before);
+    assert_eq!(
+        (
+            store.totals(),
+            store.topics(&TopicFilter::all(), None, 10),
+            store.identity()
+        ),
+        before
+    );
     let again = commit(&mut writer, &store, &[sent("topic", "id-0", r#"{"a":1}"#)]);
     assert_eq!((again[0].outcome, again[0].seq), (Outcome::Duplicate, 1));
 }

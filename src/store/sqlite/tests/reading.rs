@@ -4,12 +4,13 @@ use super::{Sent, batch, commit, commit_many, open, sent};
 use crate::{
     event::format_micros,
     limits,
-    store::{Order, Query, Store as _},
+    store::{Order, Query, Store as _, TopicFilter},
 };
 use rusqlite::Connection;
 
 fn all(limit: usize) -> Query {
     Query {
+        shown: TopicFilter::all(),
         topic: None,
         source: None,
         from: None,

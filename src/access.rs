@@ -1,0 +1,15 @@
+//! Who may do what: API keys with scopes and topics.
+//!
+//! [`KeyFile`] keeps the keys in a file beside the store, so that a command that makes or revokes one never waits for
+//! the committer. [`Gate`] reads that file again when it has changed, and turns the `Authorization` header of a request
+//! into a [`Caller`]; what a caller may do and see is asked of it alone.
+
+mod file;
+mod gate;
+mod grant;
+mod secret;
+
+pub use file::{KeyFile, KeyFileError, KeyRecord, NewKey};
+pub use gate::{Caller, Gate, Refused};
+pub use grant::{Grant, PatternError, Scope, TopicPattern};
+pub use secret::Secret;

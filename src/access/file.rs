@@ -1,0 +1,428 @@
+//! The file of keys beside the store, `DATABASE_PATH-keys.json`: read whole, replaced whole.
+//!
+//! A change takes a lock, writes a new file under another name, syncs it and renames it, so that a reader sees the old
+//! keys or the new ones, and a crash leaves one of the two. The file has hashes, no secrets; still only its owner may
+//! read it.
+
+use super::{
+    grant::{Grant, Scope, TopicPattern},
+    secret::{Hash, Secret},
+};
+use crate::limits::{MAX_KEY_FILE_BYTES, MAX_KEY_PATTERNS, MAX_KEYS, MAX_NAME_CHARS};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// The format of the file.
+const FORMAT: u32 = 1;
+
+/// The keys of a store.
+#[derive(Clone, Debug)]
+pub struct KeyFile {
+    path: PathBuf,
+}
+
+/// What is kept of a key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRecord {
+    /// Its id, which is no secret.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Vec<Scope>,
+    /// For which topics.
+    pub topics: Vec<TopicPattern>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it is refused, if ever.
+    pub expires_at: Option<Timestamp>,
+    /// Since when it is refused, if it is.
+    pub revoked_at: Option<Timestamp>,
+    /// The SHA-256 of its secret, in base64url.
+    secret_sha256: String,
+}
+
+impl KeyRecord {
+    /// Whether it is let in at this moment.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|expires| now < expires)
+    }
+
+    pub(super) fn hash(&self) -> Option<Hash> {
+        Hash::from_text(&self.secret_sha256)
+    }
+
+    pub(super) fn grant(&self) -> Grant {
+        Grant::new(self.id.clone(), self.scopes.clone(), self.topics.clone())
+    }
+}
+
+/// A key that is to be made.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// What people call it: 1 to 255 characters.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Vec<Scope>,
+    /// For which topics.
+    pub topics: Vec<TopicPattern>,
+    /// From when on it is refused.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Why the keys cannot be read or changed. The message says what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file, or its folder, cannot be read or written.
+    #[error("{}: {error}; check that this user may read and write the file and its folder", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system says.
+        error: io::Error,
+    },
+    /// The file is there and cannot be understood.
+    #[error("{} cannot be used: {reason}. Put back a good copy, or remove it and make new keys", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The change cannot be made.
+    #[error("{0}")]
+    Refused(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    format: u32,
+    keys: Vec<KeyRecord>,
+}
+
+/// Tells one state of the file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl KeyFile {
+    /// The keys of the store at this path.
+    pub fn beside(database: &Path) -> Self {
+        let mut name = database.as_os_str().to_owned();
+        name.push("-keys.json");
+        Self { path: name.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All keys, also revoked ones; `None` when there is no file.
+    pub fn read(&self) -> Result<Option<Vec<KeyRecord>>, KeyFileError> {
+        let mut text = String::new();
+        let read = File::open(&self.path)
+            .and_then(|file| file.take(MAX_KEY_FILE_BYTES + 1).read_to_string(&mut text));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.failed(error)),
+            Ok(bytes) if bytes as u64 > MAX_KEY_FILE_BYTES => {
+                return Err(self.damaged(format!("it has more than {MAX_KEY_FILE_BYTES} bytes")));
+            }
+            Ok(_) => {}
+        }
+        let document: Document =
+            serde_json::from_str(&text).map_err(|error| self.damaged(error.to_string()))?;
+        if document.format != FORMAT {
+            return Err(self.damaged(format!(
+                "it has format {}, and this oncelog knows format {FORMAT}",
+                document.format
+            )));
+        }
+        if let Some(key) = document.keys.iter().find(|key| key.hash().is_none()) {
+            return Err(self.damaged(format!("key {} has no SHA-256", key.id)));
+        }
+        Ok(Some(document.keys))
+    }
+
+    /// What the file is now; `None` when there is none.
+    pub(super) fn stamp(&self) -> Result<Option<Stamp>, KeyFileError> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => Ok(Some(Stamp {
+                inode: metadata.ino(),
+                bytes: metadata.len(),
+                modified: (metadata.mtime(), metadata.mtime_nsec()),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Makes a key. Its secret is in what is returned and nowhere else.
+    pub fn create(&self, wanted: NewKey) -> Result<(KeyRecord, Secret), KeyFileError> {
+        if wanted.scopes.is_empty() {
+            return Err(KeyFileError::Refused("a key needs a scope".to_owned()));
+        }
+        if !(1..=MAX_KEY_PATTERNS).contains(&wanted.topics.len()) {
+            return Err(KeyFileError::Refused(format!(
+                "a key has 1 to {MAX_KEY_PATTERNS} topic patterns"
+            )));
+        }
+        let every_topic = wanted.topics.iter().any(TopicPattern::is_everything);
+        if wanted.scopes.contains(&Scope::Admin) && !every_topic {
+            return Err(KeyFileError::Refused(
+                "the scope admin is for every topic: leave the topics out, or use publish and read"
+                    .to_owned(),
+            ));
+        }
+        if !(1..=MAX_NAME_CHARS).contains(&wanted.name.chars().count()) {
+            return Err(KeyFileError::Refused(format!(
+                "a key's name has 1 to {MAX_NAME_CHARS} characters"
+            )));
+        }
+        let now = Timestamp::now();
+        if wanted.expires_at.is_some_and(|expires| expires <= now) {
+            return Err(KeyFileError::Refused(
+                "the key would have expired already".to_owned(),
+            ));
+        }
+        let secret = Secret::random().map_err(|error| {
+            KeyFileError::Refused(format!("the operating system gives no random numbers: {error}"))
+        })?;
+        let record = KeyRecord {
+            id: secret.id().to_owned(),
+            name: wanted.name,
+            scopes: wanted.scopes,
+            topics: wanted.topics,
+            created_at: now,
+            expires_at: wanted.expires_at,
+            revoked_at: None,
+            secret_sha256: secret.hash().to_text(),
+        };
+        self.change(|keys| {
+            if keys.len() >= MAX_KEYS {
+                return Err(KeyFileError::Refused(format!(
+                    "{} has {MAX_KEYS} keys, as many as it may",
+                    self.path.display()
+                )));
+            }
+            keys.push(record.clone());
+            Ok(())
+        })?;
+        Ok((record, secret))
+    }
+
+    /// Refuses a key from now on. Revoking it again changes nothing.
+    pub fn revoke(&self, id: &str) -> Result<KeyRecord, KeyFileError> {
+        let mut revoked = None;
+        self.change(|keys| {
+            let Some(key) = keys.iter_mut().find(|key| key.id == id) else {
+                return Err(KeyFileError::Refused(format!(
+                    "{} has no key {id}; `oncelog keys list` shows them",
+                    self.path.display()
+                )));
+            };
+            key.revoked_at.get_or_insert_with(Timestamp::now);
+            revoked = Some(key.clone());
+            Ok(())
+        })?;
+        revoked.ok_or_else(|| KeyFileError::Refused(format!("there is no key {id}")))
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Vec<KeyRecord>) -> Result<(), KeyFileError>,
+    ) -> Result<(), KeyFileError> {
+        let folder = self
+            .path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let failed = |error| self.failed(error);
+        fs::create_dir_all(folder).map_err(failed)?;
+        // Held until the file is dropped.
+        let lock = private_file(&self.path.with_extension("lock"), false).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+
+        let mut keys = self.read()?.unwrap_or_default();
+        change(&mut keys)?;
+        let document = Document { format: FORMAT, keys };
+        let mut text = serde_json::to_vec_pretty(&document).map_err(|error| failed(error.into()))?;
+        text.push(b'\n');
+        if text.len() as u64 > MAX_KEY_FILE_BYTES {
+            return Err(KeyFileError::Refused(format!(
+                "{} would have more than {MAX_KEY_FILE_BYTES} bytes, which no server reads",
+                self.path.display()
+            )));
+        }
+        let new = self.path.with_extension("json.new");
+        let write = || {
+            let mut file = private_file(&new, true)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.path)?;
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(failed)
+    }
+
+    fn failed(&self, error: io::Error) -> KeyFileError {
+        KeyFileError::Io {
+            path: self.path.clone(),
+            error,
+        }
+    }
+
+    fn damaged(&self, reason: String) -> KeyFileError {
+        KeyFileError::Damaged {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+}
+
+/// A file that only its owner may read.
+fn private_file(path: &Path, empty: bool) -> io::Result<File> {
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(empty)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(name: &str) -> NewKey {
+        NewKey {
+            name: name.to_owned(),
+            scopes: vec![Scope::Publish],
+            topics: vec!["*".parse().expect("a pattern")],
+            expires_at: None,
+        }
+    }
+
+    fn file() -> (tempfile::TempDir, KeyFile) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = KeyFile::beside(&folder.path().join("data/dedup.db"));
+        (folder, file)
+    }
+
+    #[test]
+    fn keys_are_made_listed_and_revoked() {
+        let (_folder, file) = file();
+        assert!(file.read().expect("no file").is_none());
+        let (first, secret) = file.create(wanted("first")).expect("made");
+        let (second, _) = file.create(wanted("second")).expect("made");
+        file.revoke(&first.id).expect("revoked");
+        let revoked = file.revoke(&first.id).expect("revoked again");
+        let keys = file.read().expect("readable").expect("there");
+        assert_eq!(
+            keys.iter().map(|key| &*key.name).collect::<Vec<_>>(),
+            ["first", "second"]
+        );
+        assert_eq!(keys[0].revoked_at, revoked.revoked_at);
+        let now = Timestamp::now();
+        assert!(!keys[0].is_live(now) && keys[1].is_live(now));
+        assert_eq!(keys[1].id, second.id);
+        // The secret is not in the file; its hash is.
+        let text = fs::read_to_string(file.path()).expect("readable");
+        let (_, shown) = secret
+            .reveal()
+            .rsplit_once('_')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .expect("parts");
+        assert!(!text.contains(&shown));
+        assert!(keys[0].hash().expect("a hash").is(&secret.hash()));
+    }
+
+    #[test]
+    fn only_the_owner_may_read_the_file() {
+        let (_folder, file) = file();
+        file.create(wanted("a")).expect("made");
+        let mode = fs::metadata(file.path()).expect("there").mode();
+        assert_eq!(mode & 0o077, 0);
+    }
+
+    #[test]
+    fn many_commands_at_once_lose_no_key() {
+        let (_folder, file) = file();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let file = &file;
+                scope.spawn(move || file.create(wanted(&number.to_string())).expect("made"));
+            }
+        });
+        assert_eq!(file.read().expect("readable").expect("there").len(), 8);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_that_says_what_to_do() {
+        let (_folder, file) = file();
+        file.create(wanted("a")).expect("made");
+        let good = fs::read_to_string(file.path()).expect("readable");
+        for (bad, what) in [
+            ("{", "EOF"),
+            (&*good.replace("\"format\": 1", "\"format\": 2"), "format 2"),
+            (&*good.replace("publish", "everything"), "everything"),
+            (
+                &*good.replace("secret_sha256\": \"", "secret_sha256\": \"x"),
+                "SHA-256",
+            ),
+        ] {
+            fs::write(file.path(), bad).expect("written");
+            let error = file.read().expect_err(bad).to_string();
+            assert!(error.contains(what) && error.contains("keys.json"), "{error}");
+            // And no command writes over it.
+            file.create(wanted("b")).expect_err(bad);
+            assert_eq!(fs::read_to_string(file.path()).expect("readable"), bad);
+        }
+    }
+
+    #[test]
+    fn a_key_that_would_be_of_no_use_is_refused() {
+        let (_folder, file) = file();
+        let past = Some(Timestamp::UNIX_EPOCH);
+        for wrong in [
+            NewKey {
+                scopes: Vec::new(),
+                ..wanted("a")
+            },
+            NewKey {
+                expires_at: past,
+                ..wanted("a")
+            },
+            wanted(""),
+            wanted(&"x".repeat(256)),
+            NewKey {
+                topics: Vec::new(),
+                ..wanted("a")
+            },
+            NewKey {
+                topics: vec!["a".parse().expect("a pattern"); MAX_KEY_PATTERNS + 1],
+                ..wanted("a")
+            },
+            NewKey {
+                scopes: vec![Scope::Admin],
+                topics: vec!["a".parse().expect("a pattern")],
+                ..wanted("a")
+            },
+        ] {
+            file.create(wrong).expect_err("of no use");
+        }
+        assert!(file.read().expect("readable").is_none());
+    }
+}

@@ -1,0 +1,114 @@
+//! A key as its owner has it: `oncelog_ID_SECRET`. The server keeps a hash of the secret only.
+//!
+//! The secret is 256 random bits, so a plain SHA-256 of it is as hard to turn back as a slow hash would be; slow hashes
+//! are for passwords, which can be guessed.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use subtle::ConstantTimeEq;
+
+const PREFIX: &str = "oncelog_";
+const ID_BYTES: usize = 8;
+const SECRET_BYTES: usize = 32;
+
+/// A key with its secret. Neither `Debug` nor `Display` show it.
+pub struct Secret {
+    id: String,
+    secret: String,
+}
+
+/// What is kept of a secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hash([u8; 32]);
+
+impl Secret {
+    /// A new random one.
+    ///
+    /// # Errors
+    /// When the operating system gives no random numbers.
+    pub(super) fn random() -> Result<Self, getrandom::Error> {
+        let mut random = [0; ID_BYTES + SECRET_BYTES];
+        getrandom::fill(&mut random)?;
+        let (id, secret) = random.split_at(ID_BYTES);
+        Ok(Self {
+            id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            secret: URL_SAFE_NO_PAD.encode(secret),
+        })
+    }
+
+    /// Reads what [`Secret::reveal`] wrote.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
+        Some(Self {
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+        })
+    }
+
+    /// The key as a text, to be shown once.
+    pub fn reveal(&self) -> String {
+        format!("{PREFIX}{}_{}", self.id, self.secret)
+    }
+
+    /// Its id, which is no secret.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn hash(&self) -> Hash {
+        Hash(Sha256::digest(self.secret.as_bytes()).into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}_…", self.id)
+    }
+}
+
+impl Hash {
+    /// Compares in a time that says nothing of where they differ.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+
+    pub(super) fn to_text(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_was_written_and_two_are_never_the_same() {
+        let key = Secret::random().expect("random numbers");
+        let read = Secret::parse(&key.reveal()).expect("a key");
+        assert_eq!(read.id(), key.id());
+        assert!(read.hash().is(&key.hash()));
+        let other = Secret::random().expect("random numbers");
+        assert_ne!(other.id(), key.id());
+        assert!(!other.hash().is(&key.hash()));
+    }
+
+    #[test]
+    fn a_key_is_not_shown_by_accident() {
+        let key = Secret::random().expect("random numbers");
+        let shown = format!("{key:?}");
+        assert!(!shown.contains(&key.secret), "{shown}");
+    }
+
+    #[test]
+    fn a_hash_is_read_as_it_was_written() {
+        let hash = Secret::random().expect("random numbers").hash();
+        assert!(Hash::from_text(&hash.to_text()).expect("a hash").is(&hash));
+        assert!(Hash::from_text("short").is_none());
+    }
+}

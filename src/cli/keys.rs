@@ -1,0 +1,253 @@
+//! `oncelog keys`: makes, lists and revokes the API keys of a store.
+
+use super::{
+    Failure,
+    output::{self, columns, printable},
+};
+use crate::{
+    access::{KeyFile, KeyFileError, KeyRecord, NewKey, Scope, TopicPattern},
+    config::{Config, StoreArguments},
+};
+use clap::Subcommand;
+use jiff::{Span, Timestamp, tz::TimeZone};
+use serde::Serialize;
+
+/// Make, list and revoke API keys
+///
+/// Keys stand in a file beside the store, DATABASE_PATH-keys.json, which has their hashes and no secrets. A server that
+/// is running knows of a change within a second. As soon as a store has a key, its server asks for one.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    oncelog keys create --name admin --scope admin\n  \
+    oncelog keys create --name shop --scope publish --topic 'orders.*' --expires 90d\n  \
+    oncelog keys list\n  \
+    oncelog keys revoke 3f9c2a7be1d04586")]
+pub(super) struct Keys {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make a key; it is shown once, and never again
+    Create(Create),
+    /// Show all keys, without their secrets
+    List(List),
+    /// Refuse a key from now on
+    Revoke(Revoke),
+}
+
+#[derive(clap::Args)]
+struct Create {
+    /// What people call it
+    #[arg(long)]
+    name: String,
+    /// What it allows: publish, read, or admin, which is everything on every topic; may be given more than once
+    #[arg(
+        long = "scope",
+        value_name = "SCOPE",
+        required = true,
+        hide_possible_values = true
+    )]
+    scopes: Vec<Scope>,
+    /// For which topics; a * stands for any characters; may be given more than once
+    #[arg(long = "topic", value_name = "PATTERN", default_value = "*")]
+    topics: Vec<TopicPattern>,
+    /// Until when: a time (2027-01-31T00:00:00Z) or a span from now (90d, 12h) [default: until it is revoked]
+    #[arg(long, value_name = "WHEN", value_parser = expiry)]
+    expires: Option<Timestamp>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(clap::Args)]
+struct List {
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(clap::Args)]
+struct Revoke {
+    /// The key's id, as `oncelog keys list` shows it
+    id: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(clap::Args)]
+struct Output {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: StoreArguments,
+}
+
+impl Output {
+    fn file(&self) -> Result<KeyFile, Failure> {
+        Ok(KeyFile::beside(&Config::load(&self.settings.0)?.database_path))
+    }
+}
+
+/// A key as it is shown. The hash of its secret is not.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    /// With its secret; when it is made only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    name: &'a str,
+    /// `live`, `expired` or `revoked`.
+    state: &'static str,
+    scopes: &'a [Scope],
+    topics: &'a [TopicPattern],
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(record: &'a KeyRecord, key: Option<String>) -> Self {
+        let state = if record.revoked_at.is_some() {
+            "revoked"
+        } else if record.is_live(Timestamp::now()) {
+            "live"
+        } else {
+            "expired"
+        };
+        Self {
+            id: &record.id,
+            key,
+            name: &record.name,
+            state,
+            scopes: &record.scopes,
+            topics: &record.topics,
+            created_at: record.created_at,
+            expires_at: record.expires_at,
+            revoked_at: record.revoked_at,
+        }
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+        [
+            ("key", self.key.clone()),
+            ("id", Some(self.id.to_owned())),
+            ("name", Some(self.name.to_owned())),
+            ("state", Some(self.state.to_owned())),
+            ("scopes", Some(joined(self.scopes))),
+            ("topics", Some(joined(self.topics))),
+            ("created", time(Some(self.created_at))),
+            ("expires", time(self.expires_at)),
+            ("revoked", time(self.revoked_at)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+}
+
+fn joined<T: ToString>(values: &[T]) -> String {
+    let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+    values.join(", ")
+}
+
+impl Keys {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self.action {
+            Action::Create(create) => create.run(),
+            Action::List(list) => list.run(),
+            Action::Revoke(revoke) => revoke.run(),
+        }
+    }
+}
+
+impl Create {
+    fn run(self) -> Result<(), Failure> {
+        let file = self.output.file()?;
+        let (record, secret) = file.create(NewKey {
+            name: self.name,
+            scopes: self.scopes,
+            topics: self.topics,
+            expires_at: self.expires,
+        })?;
+        let shown = Shown::new(&record, Some(secret.reveal()));
+        if self.output.json {
+            return output::print_json(&shown);
+        }
+        output::print(&format_args!(
+            "{}\nThe key is not shown again. Send it as: Authorization: Bearer KEY\n",
+            columns(shown.rows())
+        ))
+    }
+}
+
+impl List {
+    fn run(self) -> Result<(), Failure> {
+        let file = self.output.file()?;
+        let keys = file.read()?.unwrap_or_default();
+        let shown: Vec<_> = keys.iter().map(|record| Shown::new(record, None)).collect();
+        if self.output.json {
+            return output::print_json(&shown);
+        }
+        if shown.is_empty() {
+            return output::print(&format_args!(
+                "{} has no keys: its server answers without one, on this machine alone\n",
+                printable(&file.path().display().to_string())
+            ));
+        }
+        let blocks: Vec<_> = shown.iter().map(|key| columns(key.rows())).collect();
+        output::print(&blocks.join("\n"))
+    }
+}
+
+impl Revoke {
+    fn run(self) -> Result<(), Failure> {
+        let record = self.output.file()?.revoke(&self.id)?;
+        let shown = Shown::new(&record, None);
+        if self.output.json {
+            return output::print_json(&shown);
+        }
+        output::print(&columns(shown.rows()))
+    }
+}
+
+impl From<KeyFileError> for Failure {
+    fn from(error: KeyFileError) -> Self {
+        Self::Failed(printable(&error.to_string()).into_owned())
+    }
+}
+
+/// Reads a moment, or a span from now on. Days have 24 hours.
+fn expiry(text: &str) -> Result<Timestamp, String> {
+    if let Ok(moment) = text.parse() {
+        return Ok(moment);
+    }
+    let span: Span = text.parse().map_err(|_| {
+        "expected a time such as 2027-01-31T00:00:00Z, or a span such as 90d or 12h".to_owned()
+    })?;
+    Timestamp::now()
+        .to_zoned(TimeZone::UTC)
+        .checked_add(span)
+        .map(|moment| moment.timestamp())
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_is_a_moment_or_a_span_from_now() {
+        assert_eq!(
+            expiry("2027-01-31T00:00:00Z"),
+            Ok("2027-01-31T00:00:00Z".parse().unwrap())
+        );
+        let before = Timestamp::now();
+        let days = expiry("90d").unwrap().duration_since(before).as_hours();
+        assert!((90 * 24..=90 * 24 + 1).contains(&days), "{days}");
+        for wrong in ["", "soon", "90", "2027-01-31"] {
+            assert!(expiry(wrong).is_err(), "{wrong}");
+        }
+    }
+}

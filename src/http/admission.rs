@@ -1,0 +1,127 @@
+//! Who a request is from, and whether it may come in: asked once, before the router sees it.
+//!
+//! Everything needs a key when the server has keys, but the three health checks, which say less without one. Handlers
+//! take the [`Caller`] ([`Admitted`]) and ask it about topics.
+
+use super::{
+    error::{Kind, Problem},
+    metrics::Route,
+};
+use crate::{
+    access::{Caller, Gate, Scope},
+    store::TopicFilter,
+};
+use axum::{
+    body::Body,
+    extract::FromRequestParts,
+    http::{Request, header, request},
+};
+use std::convert::Infallible;
+
+/// Lets a request in, and notes from whom it is.
+pub(super) fn admit(gate: &Gate, route: Route, request: &mut Request<Body>) -> Result<(), Problem> {
+    let authorization = request.headers().get(header::AUTHORIZATION);
+    let caller = gate.admit(authorization.map(header::HeaderValue::as_bytes));
+    let caller = match (needed(route), caller) {
+        (Need::Nothing, caller) => caller.ok(),
+        (_, Err(refused)) => return Err(Problem::new(Kind::NoValidKey, refused.to_string())),
+        (Need::Key, Ok(caller)) => Some(caller),
+        (Need::Scope(scope), Ok(caller)) if caller.may(scope) => Some(caller),
+        (Need::EveryTopic(scope), Ok(caller)) if caller.may(scope) && caller.has_every_topic() => {
+            Some(caller)
+        }
+        (Need::Scope(scope), Ok(_)) => {
+            return Err(Problem::new(
+                Kind::NotAllowed,
+                format!("the key lacks the scope {scope}"),
+            ));
+        }
+        (Need::EveryTopic(scope), Ok(_)) => {
+            return Err(Problem::new(
+                Kind::NotAllowed,
+                format!(
+                    "this is about all topics together; it takes a key with the scope {scope} for every topic"
+                ),
+            ));
+        }
+    };
+    if let Some(caller) = caller {
+        request.extensions_mut().insert(Known(caller));
+    }
+    Ok(())
+}
+
+/// What a route asks for.
+enum Need {
+    Nothing,
+    Key,
+    Scope(Scope),
+    /// The scope, for every topic.
+    EveryTopic(Scope),
+}
+
+fn needed(route: Route) -> Need {
+    match route {
+        Route::Health | Route::Ready | Route::Live => Need::Nothing,
+        Route::Publish | Route::PublishBatch => Need::Scope(Scope::Publish),
+        Route::Events | Route::Event | Route::Topics | Route::Stats => Need::Scope(Scope::Read),
+        // They count what all topics share.
+        Route::Metrics => Need::EveryTopic(Scope::Read),
+        Route::Home | Route::OpenApi | Route::Redoc | Route::Docs | Route::Problem | Route::Other => {
+            Need::Key
+        }
+    }
+}
+
+/// From whom a request is. A request without it is from somebody who has no valid key.
+#[derive(Clone)]
+struct Known(Caller);
+
+/// Who asks, for the handlers of routes that need a key.
+pub(super) struct Admitted(pub(super) Caller);
+
+impl<S: Sync> FromRequestParts<S> for Admitted {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Self, Problem> {
+        caller(parts)
+            .map(Self)
+            .ok_or_else(|| Problem::new(Kind::NoValidKey, crate::access::Refused.to_string()))
+    }
+}
+
+/// Whether the answer to a request may say more than everyone may know.
+pub(super) struct Detailed(pub(super) bool);
+
+impl<S: Sync> FromRequestParts<S> for Detailed {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(caller(parts).is_some()))
+    }
+}
+
+fn caller(parts: &request::Parts) -> Option<Caller> {
+    parts.extensions.get().map(|Known(caller)| caller.clone())
+}
+
+/// The topics that a caller is shown.
+pub(super) fn shown_to(caller: &Caller) -> TopicFilter {
+    if caller.has_every_topic() {
+        return TopicFilter::all();
+    }
+    let caller = caller.clone();
+    TopicFilter::only(move |topic| caller.has_topic(topic))
+}
+
+/// Refuses what is about a topic that the key is not for.
+pub(super) fn check_topic(caller: &Caller, topic: &str, place: &str) -> Result<(), Problem> {
+    if caller.has_topic(topic) {
+        return Ok(());
+    }
+    Err(Problem::at(
+        Kind::NotAllowed,
+        place,
+        format!("{place}: the key is not for topic {topic:?}"),
+    ))
+}
