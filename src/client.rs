@@ -7,10 +7,12 @@
 mod api_key;
 mod backoff;
 mod base_url;
+mod endpoint;
 
 pub use api_key::{ApiKey, ApiKeyError};
 pub use backoff::Backoff;
 pub use base_url::BaseUrl;
+pub use endpoint::{Endpoint, EndpointError, PemFile, Trust};
 
 use crate::limits::{CLIENT_CONNECT_TIMEOUT, MAX_ANSWER_BYTES};
 use bytes::Bytes;
@@ -18,20 +20,24 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
     client::conn::http1::{SendRequest, handshake},
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER},
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use std::{io, time::Duration};
-use tokio::{net::TcpStream, time::timeout};
+use std::time::Duration;
+use tokio::{task::JoinHandle, time::timeout};
 
 /// A connection to one server.
 pub struct Client {
-    base: BaseUrl,
+    endpoint: Endpoint,
     timeout: Duration,
-    /// The value of `Authorization`.
-    authorization: Option<HeaderValue>,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<Connection>,
+}
+
+/// An open connection, and what it ended with once it has.
+struct Connection {
+    requests: SendRequest<Full<Bytes>>,
+    end: JoinHandle<hyper::Result<()>>,
 }
 
 /// An answer, read to its end.
@@ -54,6 +60,14 @@ pub enum ClientError {
         /// The base URL.
         url: BaseUrl,
         /// What the operating system says.
+        reason: String,
+    },
+    /// TLS says no: a certificate is missing or not trusted, or the other side does not speak TLS.
+    #[error("no secure connection to {url}: {reason}")]
+    Insecure {
+        /// The base URL.
+        url: BaseUrl,
+        /// What is wrong, and what to do.
         reason: String,
     },
     /// The connection broke before the answer was there; the server may have done what was asked.
@@ -98,7 +112,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
             Self::Refused { status, .. } => is_passing(*status),
-            Self::NotOurs { .. } => false,
+            Self::Insecure { .. } | Self::NotOurs { .. } => false,
         }
     }
 }
@@ -113,19 +127,18 @@ pub fn is_passing(status: StatusCode) -> bool {
 }
 
 impl Client {
-    /// A client of the server at `base` that sends this key and gives each request `timeout` to be answered.
-    pub fn new(base: BaseUrl, key: Option<&ApiKey>, timeout: Duration) -> Self {
+    /// A client of the server at `endpoint` that gives each request `timeout` to be answered.
+    pub fn new(endpoint: Endpoint, timeout: Duration) -> Self {
         Self {
-            base,
+            endpoint,
             timeout,
-            authorization: key.map(|key| key.authorization.clone()),
             connection: None,
         }
     }
 
     /// The server's base URL.
     pub fn base(&self) -> &BaseUrl {
-        &self.base
+        self.endpoint.url()
     }
 
     /// Gets what stands at `path`, which begins with `/` and may have a query. When a connection that had been kept
@@ -147,7 +160,7 @@ impl Client {
         let answer = timeout(self.timeout, self.exchange(method, path, body)).await;
         let answer = answer.unwrap_or_else(|_| {
             Err(ClientError::TimedOut {
-                url: self.base.clone(),
+                url: self.base().clone(),
                 waited: self.timeout,
             })
         });
@@ -165,10 +178,10 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let mut request = Request::builder()
             .method(method)
-            .uri(self.base.path(path))
-            .header(HOST, self.base.authority())
+            .uri(self.base().path(path))
+            .header(HOST, self.base().authority())
             .header(ACCEPT, "application/json");
-        if let Some(authorization) = &self.authorization {
+        if let Some(authorization) = self.endpoint.authorization() {
             request = request.header(AUTHORIZATION, authorization);
         }
         if body.is_some() {
@@ -179,18 +192,18 @@ impl Client {
             .map_err(|error| self.not_ours(error.to_string()))?;
 
         let mut connection = self.ready_connection().await?;
-        let response = match connection.try_send_request(request).await {
+        let response = match connection.requests.try_send_request(request).await {
             Ok(response) => response,
             Err(mut failed) => match failed.take_message() {
                 // The server had closed the connection and nothing was sent.
                 Some(request) => {
                     connection = self.connect().await?;
-                    connection
-                        .send_request(request)
-                        .await
-                        .map_err(|error| self.broken(&error))?
+                    match connection.requests.send_request(request).await {
+                        Ok(response) => response,
+                        Err(error) => return Err(self.broken_off(&error, connection).await),
+                    }
                 }
-                None => return Err(self.broken(failed.error())),
+                None => return Err(self.broken_off(failed.error(), connection).await),
             },
         };
         let status = response.status();
@@ -212,40 +225,50 @@ impl Client {
         })
     }
 
-    async fn ready_connection(&mut self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+    async fn ready_connection(&mut self) -> Result<Connection, ClientError> {
         if let Some(mut connection) = self.connection.take()
-            && connection.ready().await.is_ok()
+            && connection.requests.ready().await.is_ok()
         {
             return Ok(connection);
         }
         self.connect().await
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
-        let stream = self.base.connect().await?;
-        let (sender, connection) = handshake(TokioIo::new(stream))
+    async fn connect(&self) -> Result<Connection, ClientError> {
+        let stream = self.endpoint.connect().await?;
+        let (requests, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(&error))?;
-        // The task ends with the connection; its error reaches the request that is waiting on it.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(sender)
+        // The task ends with the connection.
+        let end = tokio::spawn(connection);
+        Ok(Connection { requests, end })
     }
 
-    fn broken(&self, error: &dyn std::error::Error) -> ClientError {
-        ClientError::Broken {
-            url: self.base.clone(),
-            reason: error
-                .source()
-                .map_or_else(|| error.to_string(), ToString::to_string),
+    /// A server that refuses the client's certificate may say so before the request is written, and then only the
+    /// connection has heard it.
+    async fn broken_off(&self, error: &hyper::Error, connection: Connection) -> ClientError {
+        drop(connection.requests);
+        match timeout(CLIENT_CONNECT_TIMEOUT, connection.end).await {
+            Ok(Ok(Err(end))) => self.endpoint.insecure(&end).unwrap_or_else(|| self.broken(error)),
+            _ => self.broken(error),
         }
+    }
+
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> ClientError {
+        self.endpoint
+            .insecure(error)
+            .unwrap_or_else(|| ClientError::Broken {
+                url: self.base().clone(),
+                reason: error
+                    .source()
+                    .map_or_else(|| error.to_string(), ToString::to_string),
+            })
     }
 
     /// What is said of an answer that this program does not understand.
     pub fn not_ours(&self, reason: String) -> ClientError {
         ClientError::NotOurs {
-            url: self.base.clone(),
+            url: self.base().clone(),
             reason,
         }
     }
@@ -254,7 +277,7 @@ impl Client {
     pub fn read<'a, T: Deserialize<'a>>(&self, answer: &'a Answer) -> Result<T, ClientError> {
         if !answer.status.is_success() {
             return Err(ClientError::Refused {
-                url: self.base.clone(),
+                url: self.base().clone(),
                 status: answer.status,
                 detail: answer.detail(),
             });
@@ -306,33 +329,5 @@ impl Answer {
                     .take(SHOWN_CHARS)
                     .collect()
             })
-    }
-}
-
-impl BaseUrl {
-    /// Opens a connection to the server.
-    pub async fn connect(&self) -> Result<TcpStream, ClientError> {
-        let unreachable = |reason: String| ClientError::Unreachable {
-            url: self.clone(),
-            reason,
-        };
-        let stream = timeout(
-            CLIENT_CONNECT_TIMEOUT,
-            TcpStream::connect((self.host(), self.port())),
-        )
-        .await
-        .map_err(|_| unreachable(format!("no answer within {} s", CLIENT_CONNECT_TIMEOUT.as_secs())))?
-        .map_err(|error| unreachable(connect_problem(&error)))?;
-        stream
-            .set_nodelay(true)
-            .map_err(|error| unreachable(error.to_string()))?;
-        Ok(stream)
-    }
-}
-
-fn connect_problem(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        _ => error.to_string(),
     }
 }

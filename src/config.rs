@@ -32,8 +32,21 @@ pub struct Config {
     pub database_path: PathBuf,
     /// Whether requests without a key are let in, wherever they come from (`ALLOW_ANONYMOUS`).
     pub allow_anonymous: bool,
+    /// What connections are encrypted with; without it they are not (`TLS_CERTIFICATE`, `TLS_KEY`, `TLS_CLIENT_CA`).
+    pub tls: Option<TlsFiles>,
     /// Events that may wait for a commit at once, from 1 to [`MAX_QUEUE_EVENTS`] (`QUEUE_MAX_SIZE`).
     pub queue_max_size: usize,
+}
+
+/// The files of TLS, as PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, then those of its issuers.
+    pub certificate: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// The authorities of clients' certificates. With it, only clients that have one are served.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// What a log line looks like.
@@ -67,6 +80,16 @@ pub enum ConfigError {
         source_name: Source,
         /// What to use in its place; may be empty.
         instead: &'static str,
+    },
+    /// A setting that means nothing without another one.
+    #[error("{source_name} is set, but {missing} is not: set {missing} as well, or unset {name}")]
+    Incomplete {
+        /// Where the value was set.
+        source_name: Source,
+        /// The setting.
+        name: &'static str,
+        /// The setting that it needs.
+        missing: &'static str,
     },
     /// A file with settings that cannot be used.
     #[error("{file}: {problem}")]
@@ -102,10 +125,9 @@ impl Config {
             log_format: sources.value("LOG_FORMAT", log_format)?,
             host: sources.value("HOST", host)?,
             port: sources.value("PORT", |text| text.parse().ok())?,
-            database_path: sources.value("DATABASE_PATH", |text| {
-                (!text.is_empty()).then(|| PathBuf::from(text))
-            })?,
+            database_path: sources.value("DATABASE_PATH", path)?,
             allow_anonymous: sources.value("ALLOW_ANONYMOUS", boolean)?,
+            tls: tls(&sources)?,
             queue_max_size: sources.value("QUEUE_MAX_SIZE", |text| {
                 text.parse()
                     .ok()
@@ -128,6 +150,37 @@ fn boolean(text: &str) -> Option<bool> {
         "false" | "0" => Some(false),
         _ => None,
     }
+}
+
+fn tls(sources: &Sources) -> Result<Option<TlsFiles>, ConfigError> {
+    for (name, missing) in [
+        ("TLS_CERTIFICATE", "TLS_KEY"),
+        ("TLS_KEY", "TLS_CERTIFICATE"),
+        ("TLS_CLIENT_CA", "TLS_CERTIFICATE"),
+    ] {
+        if let (Some((source_name, _)), None) = (sources.find(name), sources.find(missing)) {
+            return Err(ConfigError::Incomplete {
+                source_name,
+                name,
+                missing,
+            });
+        }
+    }
+    if sources.find("TLS_CERTIFICATE").is_none() {
+        return Ok(None);
+    }
+    Ok(Some(TlsFiles {
+        certificate: sources.value("TLS_CERTIFICATE", path)?,
+        key: sources.value("TLS_KEY", path)?,
+        client_ca: match sources.find("TLS_CLIENT_CA") {
+            Some(_) => Some(sources.value("TLS_CLIENT_CA", path)?),
+            None => None,
+        },
+    }))
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
 }
 
 fn log_level(text: &str) -> Option<tracing::Level> {

@@ -256,6 +256,20 @@ pub(crate) fn no_place(places: usize) -> Response<Body> {
     response
 }
 
+/// The answer for a client that speaks to a server with TLS without it.
+pub(crate) fn without_tls() -> Response<Body> {
+    let mut response = Problem::new(
+        Kind::TlsRequired,
+        "this port speaks HTTPS only; begin the URL with https://",
+    )
+    .into_response();
+    // A 426 has to say to what, and that this is about the connection (RFC 9110, sections 15.5.22 and 7.8).
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("TLS/1.2, HTTP/1.1"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade, close"));
+    response
+}
+
 /// All paths and their handlers, with their description.
 fn described_routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(documents::description())

@@ -15,6 +15,7 @@
 //! | [`index`] | finds ids, topics and times in the log; knows nothing of SQL or HTTP |
 //! | [`wakeup`], [`health`] | what the committer tells the rest |
 //! | [`cli`] | one file a subcommand |
+//! | [`tls`] | certificates from files, streams that may be encrypted |
 //! | [`client`] | the HTTP client of the subcommands |
 //! | [`logging`] | log lines to standard error |
 //! | [`limits`] | every bound |
@@ -35,4 +36,5 @@ pub mod limits;
 pub mod logging;
 pub mod server;
 pub mod store;
+pub mod tls;
 pub mod wakeup;

@@ -117,6 +117,21 @@ pub const MAX_KEY_FILE_BYTES: u64 = 64 << 20;
 /// How often the server looks whether the file of keys has changed, so how long a revoked key may still be let in.
 pub const KEY_REFRESH: Duration = Duration::from_secs(1);
 
+// ---- TLS ----
+
+/// Handshakes at once, each with at most 64 KiB of messages and a signature; further ones wait for their turn.
+pub const MAX_HANDSHAKES: usize = 1_024;
+/// How long a handshake may take, from the moment its connection is accepted.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take from its turn on when all turns are taken.
+pub const HANDSHAKE_CROWDED_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of an answer that wait as plain text, and as many encrypted, in each connection.
+pub const TLS_BUFFER_BYTES: usize = 32 << 10;
+/// How often the certificate's files are looked at. A new one is taken when two looks have seen the same.
+pub const TLS_FILES_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Largest file with certificates or a key, in bytes; all authorities of a Linux distribution have a fifth of it.
+pub const MAX_PEM_BYTES: usize = 1 << 20;
+
 // ---- queries ----
 
 /// Largest `limit` of a page, in events or topics.
@@ -260,7 +275,7 @@ pub const OUTCOME_LOG_LINES_PER_SECOND: u32 = 5;
 
 // ---- the client side: the subcommands that talk to a server ----
 
-/// How long a connection to a server may take to be opened.
+/// How long a connection to a server may take to be opened, the handshake included.
 pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server may take to answer a request of a subcommand; a query that waits has this on top of its wait.
 pub const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

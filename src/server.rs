@@ -8,6 +8,7 @@ mod places;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use crate::{
     access::{Gate, KeyFile, KeyFileError},
@@ -21,9 +22,10 @@ use crate::{
         READ_BUFFER_BYTES, REFUSAL_TIMEOUT,
     },
     store::{OpenError, Store, Writer, sqlite},
+    tls::Transport,
     wakeup::Wakeup,
 };
-use axum::body::Body;
+use axum::{body::Body, response::Response};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use places::{Place, Places};
@@ -36,12 +38,15 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tls::{Reloader, Tls};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, oneshot, watch},
     time::MissedTickBehavior,
 };
+
+pub use tls::LoadError;
 
 /// Why the server did not start, or did not stop cleanly.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,9 @@ pub enum ServeError {
         /// Where the server was told to listen.
         address: IpAddr,
     },
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] LoadError),
     /// The listening socket cannot be used.
     #[error("cannot listen: {0}")]
     Listen(#[source] io::Error),
@@ -91,6 +99,7 @@ pub async fn serve(
     if config.allow_anonymous {
         tracing::warn!(%address, "ALLOW_ANONYMOUS: whoever reaches this address may read and write everything");
     }
+    let tls = config.tls.map(Tls::load).transpose()?;
     let (ingest, queue) = ingest::queue(config.queue_max_size);
     let maintenance = ingest.maintenance();
     let opening = tokio::task::spawn_blocking(move || sqlite::open(&config.database_path, maintenance));
@@ -112,6 +121,7 @@ pub async fn serve(
         gate: Arc::new(gate),
         timeouts: Timeouts::default(),
         places: descriptors::connection_places(),
+        tls,
     }
     .run(listener, shutdown)
     .await
@@ -128,6 +138,8 @@ struct Server {
     timeouts: Timeouts,
     /// Connections that may be open at once.
     places: usize,
+    /// Without it, connections are not encrypted.
+    tls: Option<(Tls, Reloader)>,
 }
 
 impl Server {
@@ -161,7 +173,13 @@ impl Server {
             stopping: stopping.clone(),
             timeouts: self.timeouts,
         });
+        let (tls, reloader) = self.tls.unzip();
+        if let Some(reloader) = reloader {
+            tokio::spawn(reloader.run(stopping.clone()));
+        }
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let connections = Connections {
+            tls,
             pressure: api.pressure(),
             api,
             protocol: protocol(self.timeouts.header_read),
@@ -173,7 +191,7 @@ impl Server {
             closing,
         };
 
-        tracing::info!(address = %format_args!("http://{address}"), "listening");
+        tracing::info!(address = %format_args!("{scheme}://{address}"), "listening");
         tokio::select! {
             () = shutdown => {}
             () = connections.accept(&listener) => {}
@@ -236,6 +254,7 @@ fn protocol(header_read: Duration) -> http1::Builder {
 
 /// The open connections.
 struct Connections {
+    tls: Option<Tls>,
     api: Api,
     pressure: Pressure,
     protocol: http1::Builder,
@@ -290,7 +309,8 @@ impl Connections {
         // Without it an answer could wait for the acknowledgement of the one before. A socket that refuses is slower,
         // not wrong.
         let _ = stream.set_nodelay(true);
-        let mut socket = Socket::new(stream, self.write, self.pressure.clone(), work.clone());
+        let socket = Socket::new(stream, self.write, self.pressure.clone(), work.clone());
+        let tls = self.tls.clone();
         let api = self.api.clone();
         let handled = work.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -309,8 +329,16 @@ impl Connections {
         let mut closing = self.closing.clone();
         tokio::spawn(async move {
             let _place = place;
+            // A client in its handshake has nothing in work yet.
+            let opened = tokio::select! {
+                biased;
+                opened = open(tls, socket, &protocol, linger) => opened,
+                () = told(&mut stopping) => return,
+                _ = &mut give_up => return,
+            };
+            let Some(mut transport) = opened else { return };
             {
-                let mut connection = pin!(protocol.serve_connection(TokioIo::new(&mut socket), service));
+                let mut connection = pin!(protocol.serve_connection(TokioIo::new(&mut transport), service));
                 let ending = tokio::select! {
                     biased;
                     ended = connection.as_mut() => Ending::OfItself(ended),
@@ -335,10 +363,9 @@ impl Connections {
                     tracing::debug!(%error, "connection ended");
                 }
             }
-            let mut stream = socket.into_inner();
             // Closing a socket with unread bytes resets it, and the client may lose the answer: read on for a while.
             tokio::select! {
-                _ = tokio::time::timeout(linger, drain(&mut stream)) => {}
+                _ = tokio::time::timeout(linger, drain(transport.below())) => {}
                 () = told(&mut stopping) => {}
             }
         });
@@ -354,15 +381,16 @@ impl Connections {
         let protocol = self.protocol.clone();
         let mut stopping = self.stopping.clone();
         let places = self.places.all();
+        let socket = Socket::new(stream, self.write, self.pressure.clone(), Work::default());
+        let tls = self.tls.clone();
+        let linger = self.linger;
         tokio::spawn(async move {
             let _place = place;
-            let refuse =
-                service_fn(|_: Request<Incoming>| async move { Ok::<_, Infallible>(http::no_place(places)) });
-            let mut stream = stream;
             let refused = async {
-                // Whatever becomes of it, the client is free to try again.
-                let _ = protocol.serve_connection(TokioIo::new(&mut stream), refuse).await;
-                drain(&mut stream).await;
+                if let Some(mut transport) = open(tls, socket, &protocol, linger).await {
+                    answer_once(&protocol, &mut transport, || http::no_place(places)).await;
+                    drain(transport.below()).await;
+                }
             };
             tokio::select! {
                 _ = tokio::time::timeout(REFUSAL_TIMEOUT, refused) => {}
@@ -372,8 +400,34 @@ impl Connections {
     }
 }
 
+/// The connection as requests come over it; `None` when there was no handshake, which is told and done with.
+async fn open(
+    tls: Option<Tls>,
+    socket: Socket<TcpStream>,
+    protocol: &http1::Builder,
+    linger: Duration,
+) -> Option<Transport<Socket<TcpStream>>> {
+    match tls {
+        None => Some(Transport::Plain(socket)),
+        Some(tls) => tls.open(socket, protocol, linger).await,
+    }
+}
+
+/// Answers whatever is asked with `answer`. Whatever becomes of that, the client is free to try again.
+async fn answer_once(
+    protocol: &http1::Builder,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: impl Fn() -> Response,
+) {
+    let service = service_fn(|_: Request<Incoming>| {
+        let answer = answer();
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let _ = protocol.serve_connection(TokioIo::new(stream), service).await;
+}
+
 /// Reads to the end and drops what it reads.
-async fn drain(stream: &mut TcpStream) {
+async fn drain(stream: &mut (impl AsyncRead + Unpin)) {
     let mut bytes = vec![0; 16 << 10];
     while matches!(stream.read(&mut bytes).await, Ok(read) if read > 0) {}
 }

@@ -138,7 +138,7 @@ fn wrong_usage_ends_with_2() {
     for arguments in [
         &["--no-such-flag"][..],
         &["no-such-command"],
-        &["stats", "--url", "https://x"],
+        &["stats", "--url", "ftp://x"],
     ] {
         let output = oncelog().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use oncelog::{
-    config::{Arguments, Config, Environment, LogFormat, SETTINGS},
+    config::{Arguments, Config, Environment, LogFormat, SETTINGS, TlsFiles},
     limits,
 };
 use std::{fs, path::PathBuf, process::Command};
@@ -64,6 +64,7 @@ fn with_nothing_set_the_defaults_hold() {
             database_path: PathBuf::from("data/dedup.db"),
             allow_anonymous: false,
             queue_max_size: limits::DEFAULT_QUEUE_EVENTS,
+            tls: None,
         }
     );
 }
@@ -98,6 +99,11 @@ fn every_setting_can_be_set_in_every_source() {
         database_path: PathBuf::from("/srv/a b.db"),
         allow_anonymous: false,
         queue_max_size: 7,
+        tls: Some(TlsFiles {
+            certificate: PathBuf::from("tls/chain.pem"),
+            key: PathBuf::from("tls/key.pem"),
+            client_ca: Some(PathBuf::from("tls/clients.pem")),
+        }),
     };
     let flags = [
         ("LOG_LEVEL", "debug"),
@@ -106,11 +112,16 @@ fn every_setting_can_be_set_in_every_source() {
         ("PORT", "0"),
         ("DATABASE_PATH", "/srv/a b.db"),
         ("QUEUE_MAX_SIZE", "7"),
+        ("TLS_CERTIFICATE", "tls/chain.pem"),
+        ("TLS_KEY", "tls/key.pem"),
+        ("TLS_CLIENT_CA", "tls/clients.pem"),
     ];
     let env_file = "# a comment\nLOG_LEVEL=debug\nexport LOG_FORMAT=json\nHOST=::1\nPORT=0\n\
-        DATABASE_PATH=\"/srv/a b.db\"\nQUEUE_MAX_SIZE=7\nSOMETHING_ELSE=1\n";
+        DATABASE_PATH=\"/srv/a b.db\"\nQUEUE_MAX_SIZE=7\nSOMETHING_ELSE=1\n\
+        TLS_CERTIFICATE=tls/chain.pem\nTLS_KEY=tls/key.pem\nTLS_CLIENT_CA=tls/clients.pem\n";
     let config_file = "log_level = \"debug\"\nlog_format = \"json\"\nhost = \"::1\"\nport = 0\n\
-        database_path = \"/srv/a b.db\"\nqueue_max_size = \"7\"\n";
+        database_path = \"/srv/a b.db\"\nqueue_max_size = \"7\"\n\
+        tls_certificate = \"tls/chain.pem\"\ntls_key = \"tls/key.pem\"\ntls_client_ca = \"tls/clients.pem\"\n";
     for given in [
         Given {
             flags: &flags,
@@ -254,8 +265,8 @@ fn a_toml_file_with_an_unknown_key_a_wrong_type_or_broken_text_says_so() {
     };
     assert_eq!(
         error("prot = 1"),
-        "oncelog.toml: unknown setting \"prot\"; known: log_level, log_format, host, port, database_path, \
-         database_url, broker_url, allow_anonymous, queue_max_size"
+        "oncelog.toml: unknown setting \"prot\"; known: log_level, log_format, host, port, tls_certificate, tls_key, \
+         tls_client_ca, database_path, database_url, broker_url, allow_anonymous, queue_max_size"
     );
     assert_eq!(
         error("port = true"),
@@ -342,6 +353,26 @@ fn wrong_settings_end_the_program_with_2_and_a_message() {
         assert!(
             message.starts_with("error: --port is \"http\"; allowed: "),
             "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_setting_of_tls_without_the_one_that_it_needs_is_refused() {
+    for (name, missing) in [
+        ("TLS_CERTIFICATE", "TLS_KEY"),
+        ("TLS_KEY", "TLS_CERTIFICATE"),
+        ("TLS_CLIENT_CA", "TLS_CERTIFICATE"),
+    ] {
+        let given = Given {
+            environment: &[(name, "a.pem")],
+            ..Given::default()
+        };
+        assert_eq!(
+            given.error(),
+            format!(
+                "environment variable {name} is set, but {missing} is not: set {missing} as well, or unset {name}"
+            )
         );
     }
 }

@@ -8,7 +8,10 @@ mod tally;
 mod workload;
 
 use super::{Failure, block_on_all_processors, health, output, progress, server_arguments::ServerArguments};
-use crate::limits::{BENCH_AHEAD_BYTES, MAX_CLIENT_BATCH_EVENTS, MAX_CLIENT_CONNECTIONS};
+use crate::{
+    client::{Client, Endpoint},
+    limits::{BENCH_AHEAD_BYTES, CLIENT_REQUEST_TIMEOUT, MAX_CLIENT_BATCH_EVENTS, MAX_CLIENT_CONNECTIONS},
+};
 use load::Load;
 use report::Report;
 use source::Source;
@@ -77,15 +80,16 @@ impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         block_on_all_processors(async move {
             // Fails early, before time goes into making requests.
-            let mut client = self.server.client();
+            let server = self.server.endpoint()?;
+            let mut client = Client::new(server.clone(), CLIENT_REQUEST_TIMEOUT);
             health::check(&mut client)
                 .await?
                 .map_err(|problem| Failure::Failed(format!("{} is not healthy: {problem}", client.base())))?;
             let seed = self.seed.unwrap_or_else(|| fastrand::u64(..EXACT_IN_JSON));
             let workload = Workload::new(&self, seed);
-            let source = make_source(&workload, &self).await?;
+            let source = make_source(&workload, &server).await?;
             let load = Load {
-                url: self.server.url.clone(),
+                server,
                 connections: self.connections as usize,
                 rate: self.rate,
                 requests: workload.request_count(),
@@ -104,12 +108,12 @@ impl Bench {
     }
 }
 
-async fn make_source(workload: &Workload, arguments: &Bench) -> Result<Source, Failure> {
+async fn make_source(workload: &Workload, server: &Endpoint) -> Result<Source, Failure> {
     // The hour before this one, so that no event is from the future.
     let hour = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1))
         .strftime("%Y-%m-%dT%H")
         .to_string();
-    let requests = workload.requests(&arguments.server, hour);
+    let requests = workload.requests(server, hour);
     if workload.bytes() > BENCH_AHEAD_BYTES {
         return Ok(Source::streamed(requests));
     }

@@ -83,7 +83,7 @@ impl Export {
     }
 
     async fn export(self) -> Result<(), Failure> {
-        let mut client = self.server.client();
+        let mut client = self.server.client()?;
         let newest = newest_seq(&mut client).await?;
         let mut output = self.open()?;
         let progress = progress::counter(newest, "events");

@@ -11,7 +11,8 @@ use std::time::Duration;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog health\n  \
-    HEALTHCHECK CMD [\"oncelog\", \"health\"]     in a Dockerfile")]
+    HEALTHCHECK CMD [\"oncelog\", \"health\"]     in a Dockerfile\n  \
+    ONCELOG_URL=https://localhost:8080 ONCELOG_CA=ca.pem oncelog health     a server with TLS")]
 pub(super) struct Health {
     #[command(flatten)]
     server: ServerArguments,
@@ -32,7 +33,7 @@ struct Status {
 
 impl Health {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let mut client = self.server.client_with(Duration::from_secs_f64(self.timeout));
+        let mut client = Client::new(self.server.endpoint()?, Duration::from_secs_f64(self.timeout));
         let json = self.json;
         block_on(async move {
             let answer = client.get("/health").await?;

@@ -12,7 +12,10 @@ use super::{
     progress,
     server_arguments::ServerArguments,
 };
-use crate::limits::{MAX_CLIENT_BATCH_EVENTS, MAX_CLIENT_CONNECTIONS};
+use crate::{
+    client::Client,
+    limits::{CLIENT_REQUEST_TIMEOUT, MAX_CLIENT_BATCH_EVENTS, MAX_CLIENT_CONNECTIONS},
+};
 use lines::Lines;
 use sender::Sender;
 use serde::Serialize;
@@ -32,7 +35,8 @@ use tokio::task::JoinSet;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog publish events.ndjson\n  \
-    producer | oncelog publish --url http://10.0.0.7:8080\n\n\
+    producer | oncelog publish --url http://10.0.0.7:8080\n  \
+    producer | oncelog publish --url https://logs.example.org:8080 --ca ca.pem\n\n\
     A line looks like this:\n  \
     {\"topic\":\"orders\",\"event_id\":\"42\",\"timestamp\":\"2025-10-23T10:00:00Z\",\"source\":\"shop\",\"payload\":{}}")]
 pub(super) struct Publish {
@@ -88,6 +92,7 @@ impl Publish {
     }
 
     async fn send(&self) -> Result<Summary, Failure> {
+        let server = self.server.endpoint()?;
         let (progress, lines) = self.open()?;
         let shared = Arc::new(sender::Shared::new(
             lines,
@@ -97,7 +102,8 @@ impl Publish {
         ));
         let mut senders = JoinSet::new();
         for _ in 0..self.connections {
-            senders.spawn(Sender::new(self.server.client(), shared.clone()).run());
+            let client = Client::new(server.clone(), CLIENT_REQUEST_TIMEOUT);
+            senders.spawn(Sender::new(client, shared.clone()).run());
         }
         let mut result = Ok(());
         while let Some(ended) = senders.join_next().await {

@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 #[command(after_help = "Examples:\n  \
     oncelog serve --port 9000 --database-path /var/lib/oncelog/events.db\n  \
     HOST=0.0.0.0 LOG_FORMAT=json oncelog serve\n  \
+    oncelog serve --tls-certificate chain.pem --tls-key key.pem     for https://\n  \
     oncelog serve --config oncelog.toml     where oncelog.toml has lines such as: port = 9000")]
 pub(super) struct Serve {
     #[command(flatten)]

@@ -9,6 +9,7 @@ mod report;
 mod scenarios;
 
 use super::{Failure, block_on_all_processors, output, progress, server_arguments::ServerArguments};
+use crate::{client::Client, limits::CLIENT_REQUEST_TIMEOUT};
 use checks::Before;
 use producer::Run;
 use report::Report;
@@ -45,10 +46,11 @@ impl Simulate {
     }
 
     async fn check(self) -> Result<Report, Failure> {
-        let mut client = self.server.client();
+        let server = self.server.endpoint()?;
+        let mut client = Client::new(server.clone(), CLIENT_REQUEST_TIMEOUT);
         checks::queue_is_large_enough(&mut client).await?;
         let before = Before::take(&mut client).await?;
-        let run = Arc::new(Run::new(self.server.clone(), self.events, self.connections));
+        let run = Arc::new(Run::new(server, self.events, self.connections));
         let mut report = Report::default();
         let spinner = progress::spinner("sending");
         report.add("one event, sent three times", scenarios::three_times(&run).await);

@@ -45,7 +45,7 @@ impl Counters {
 
 impl Stats {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let mut client = self.server.client();
+        let mut client = self.server.client()?;
         block_on(async move {
             let answer = client.get("/stats").await?;
             if self.json {

@@ -19,7 +19,8 @@ use tokio::time::sleep;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog tail\n  \
-    oncelog tail --topic orders --from-start | jq .payload")]
+    oncelog tail --topic orders --from-start | jq .payload\n  \
+    oncelog tail --url https://logs.example.org:8080 --ca ca.pem")]
 pub(super) struct Tail {
     #[command(flatten)]
     server: ServerArguments,
@@ -38,7 +39,7 @@ impl Tail {
 
     async fn follow(self) -> Result<(), Failure> {
         let timeout = CLIENT_REQUEST_TIMEOUT + Duration::from_secs(MAX_WAIT_SECONDS);
-        let mut client = self.server.client_with(timeout);
+        let mut client = Client::new(self.server.endpoint()?, timeout);
         // A server that is not there from the beginning is more likely a wrong address.
         let mut page = Page::get(&mut client, self.first_query().as_str()).await?;
         loop {

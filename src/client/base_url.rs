@@ -3,9 +3,10 @@
 use hyper::Uri;
 use std::{fmt, str::FromStr};
 
-/// An `http://` URL without query, such as `http://127.0.0.1:8080`. A path is put before every request's path.
+/// An `http://` or `https://` URL without query, such as `http://127.0.0.1:8080`. A path is put before every request's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl {
+    is_https: bool,
     host: String,
     port: u16,
     authority: String,
@@ -13,6 +14,11 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
+    /// Whether connections are encrypted.
+    pub fn is_https(&self) -> bool {
+        self.is_https
+    }
+
     /// The host's name or address, without brackets.
     pub fn host(&self) -> &str {
         &self.host
@@ -36,7 +42,8 @@ impl BaseUrl {
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "http://{}{}", self.authority, self.prefix)
+        let scheme = if self.is_https { "https" } else { "http" };
+        write!(formatter, "{scheme}://{}{}", self.authority, self.prefix)
     }
 }
 
@@ -46,15 +53,11 @@ impl FromStr for BaseUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         const EXAMPLE: &str = "expected something like http://127.0.0.1:8080";
         let uri: Uri = text.parse().map_err(|error| format!("{error}; {EXAMPLE}"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(
-                    "https is not spoken by this version; use http, or a local proxy for TLS".to_owned(),
-                );
-            }
-            _ => return Err(format!("not an http:// URL; {EXAMPLE}")),
-        }
+        let is_https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(format!("not an http:// or https:// URL; {EXAMPLE}")),
+        };
         let authority = uri.authority().ok_or(EXAMPLE)?;
         if authority.as_str().contains('@') {
             return Err("a user name in the URL is not supported".to_owned());
@@ -64,7 +67,13 @@ impl FromStr for BaseUrl {
         }
         // What stands behind the host; the library takes a port that is none for no port.
         let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
-            None | Some("") => 80,
+            None | Some("") => {
+                if is_https {
+                    443
+                } else {
+                    80
+                }
+            }
             Some(port) => port
                 .parse()
                 .ok()
@@ -72,6 +81,7 @@ impl FromStr for BaseUrl {
                 .ok_or_else(|| format!("\"{port}\" is not a port; expected 1 to {}", u16::MAX))?,
         };
         Ok(Self {
+            is_https,
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port,
             authority: authority.to_string(),
@@ -92,13 +102,18 @@ mod tests {
         assert_eq!(url.to_string(), "http://[::1]:9000/logs");
         let url: BaseUrl = "http://example.org".parse().unwrap();
         assert_eq!((url.port(), url.path("/stats").as_str()), (80, "/stats"));
+        let url: BaseUrl = "https://example.org".parse().unwrap();
+        assert_eq!(
+            (url.port(), url.to_string().as_str()),
+            (443, "https://example.org")
+        );
     }
 
     #[test]
     fn a_url_that_cannot_be_used_says_why() {
         for (text, part) in [
-            ("https://example.org", "https is not spoken"),
-            ("example.org:80", "not an http:// URL"),
+            ("ftp://example.org", "not an http:// or https:// URL"),
+            ("example.org:80", "not an http:// or https:// URL"),
             ("http://user@example.org", "user name"),
             ("http://example.org/?a=b", "query"),
             ("http://127.0.0.1:99999", "\"99999\" is not a port"),

@@ -35,6 +35,7 @@ pub(crate) enum Kind {
     TooManyTopics,
     InvalidParameter,
     InvalidCursor,
+    TlsRequired,
     QueueFull,
     Overloaded,
     StoreUnavailable,
@@ -44,7 +45,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All kinds, in the order of their status.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::NotJson,
         Self::BrokenBody,
         Self::NoValidKey,
@@ -60,6 +61,7 @@ impl Kind {
         Self::TooManyTopics,
         Self::InvalidParameter,
         Self::InvalidCursor,
+        Self::TlsRequired,
         Self::Internal,
         Self::QueueFull,
         Self::Overloaded,
@@ -160,6 +162,12 @@ impl Kind {
                 "The cursor is invalid",
                 "The cursor is made up, of another store or direction, or ahead of the store. Start without one.",
             ),
+            Self::TlsRequired => (
+                StatusCode::UPGRADE_REQUIRED,
+                "tls-required",
+                "The port speaks HTTPS only",
+                "The request came unencrypted to a server that has a certificate. Begin the URL with `https://`.",
+            ),
             Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal-error",
@@ -213,9 +221,9 @@ impl Kind {
         self.row().3
     }
 
-    /// Whether the rest of the request's body will not be read, so that the connection cannot go on.
+    /// Whether the connection cannot go on, as when the rest of the request's body will not be read.
     const fn closes(self) -> bool {
-        matches!(self, Self::BodyTooSlow | Self::BodyTooLarge)
+        matches!(self, Self::BodyTooSlow | Self::BodyTooLarge | Self::TlsRequired)
     }
 }
 

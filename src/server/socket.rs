@@ -92,8 +92,8 @@ impl<S> Socket<S> {
     }
 
     /// The stream within.
-    pub(super) fn into_inner(self) -> S {
-        self.stream
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
     }
 
     fn watch(

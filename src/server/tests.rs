@@ -46,6 +46,7 @@ impl Running {
             gate: open_gate(),
             timeouts,
             places: 100,
+            tls: None,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(server.run(listener, async {

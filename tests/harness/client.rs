@@ -1,17 +1,25 @@
 //! An HTTP/1.1 client over one kept-open connection: small enough that a test sees every byte.
 
 use super::{Event, PATIENCE};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
 };
 
 /// One connection to a server.
 pub(crate) struct Client {
     address: SocketAddr,
-    stream: Option<BufReader<TcpStream>>,
+    tls: Option<Arc<ClientConfig>>,
+    stream: Option<BufReader<Box<dyn Stream>>>,
 }
+
+/// Bytes both ways, encrypted or not.
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
 
 /// What came back.
 #[derive(Debug)]
@@ -65,7 +73,16 @@ impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
         Self {
             address,
+            tls: None,
             stream: None,
+        }
+    }
+
+    /// One that speaks TLS.
+    pub(crate) fn with_tls(address: SocketAddr, tls: Arc<ClientConfig>) -> Self {
+        Self {
+            tls: Some(tls),
+            ..Self::new(address)
         }
     }
 
@@ -149,10 +166,14 @@ impl Client {
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
-                none.insert(BufReader::new(stream))
+                none.insert(BufReader::new(match &self.tls {
+                    None => Box::new(stream),
+                    Some(tls) => Box::new(encrypted(Arc::clone(tls), self.address, stream)?),
+                }))
             }
         };
-        stream.get_mut().write_all(bytes)
+        stream.get_mut().write_all(bytes)?;
+        stream.get_mut().flush()
     }
 
     /// Reads one answer.
@@ -194,6 +215,16 @@ impl Client {
             Some(stream) => stream.fill_buf().is_ok_and(<[u8]>::is_empty),
         }
     }
+}
+
+/// With TLS on it; the handshake comes with the first bytes that are sent.
+fn encrypted(
+    tls: Arc<ClientConfig>,
+    address: SocketAddr,
+    stream: TcpStream,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let session = ClientConnection::new(tls, address.ip().into()).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(session, stream))
 }
 
 fn read_head(stream: &mut impl BufRead) -> io::Result<String> {

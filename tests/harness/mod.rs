@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+mod authority;
 mod client;
 mod events;
 mod load;
@@ -10,6 +11,7 @@ mod mount;
 mod oracle;
 mod server;
 
+pub(crate) use authority::{Authority, Pair};
 pub(crate) use client::{Answer, Client};
 pub(crate) use events::{Event, identities, read_all};
 pub(crate) use load::Load;

@@ -145,7 +145,9 @@ impl Server {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let is_https = self.settings.iter().any(|(name, _)| name == "TLS_CERTIFICATE");
+        let scheme = if is_https { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     pub(crate) fn folder(&self) -> &Folder {
@@ -227,7 +229,7 @@ impl Drop for Server {
 }
 
 fn address_in(line: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once("http://")?;
+    let (_, rest) = line.split_once("://")?;
     let end = rest
         .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))
         .unwrap_or(rest.len());

@@ -24,3 +24,4 @@ mod openapi;
 mod restart;
 mod shutdown;
 mod sqlite_file;
+mod tls;

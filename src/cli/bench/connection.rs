@@ -4,8 +4,9 @@
 //! other subcommands use [`crate::client`].
 
 use crate::{
-    client::{BaseUrl, ClientError},
+    client::{ClientError, Endpoint},
     limits::MAX_BENCH_ANSWER_BYTES,
+    tls::Transport,
 };
 use std::io;
 use tokio::{
@@ -17,7 +18,7 @@ const MAX_ANSWER_HEADERS: usize = 32;
 
 /// An open connection. After an error it must not be used again.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Transport<TcpStream>,
     buffer: Vec<u8>,
 }
 
@@ -39,9 +40,9 @@ struct Head {
 }
 
 impl Connection {
-    pub(super) async fn open(url: &BaseUrl) -> Result<Self, ClientError> {
+    pub(super) async fn open(server: &Endpoint) -> Result<Self, ClientError> {
         Ok(Self {
-            stream: url.connect().await?,
+            stream: server.connect().await?,
             buffer: Vec::with_capacity(4096),
         })
     }
@@ -49,6 +50,7 @@ impl Connection {
     /// Sends a request and waits for its answer.
     pub(super) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer<'_>> {
         self.stream.write_all(request).await?;
+        self.stream.flush().await?;
         self.buffer.clear();
         let head = loop {
             self.receive().await?;

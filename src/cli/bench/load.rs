@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cli::Failure,
-    client::{BaseUrl, ClientError},
+    client::{ClientError, Endpoint},
     limits::{CLIENT_REQUEST_TIMEOUT, MAX_CLIENT_CONNECTIONS},
 };
 use hdrhistogram::Histogram;
@@ -37,7 +37,7 @@ const PROGRESS_STEP: u64 = 64;
 
 /// How to put the load on.
 pub(super) struct Load {
-    pub(super) url: BaseUrl,
+    pub(super) server: Endpoint,
     pub(super) connections: usize,
     /// Requests a second; `None` for a closed loop.
     pub(super) rate: Option<f64>,
@@ -70,7 +70,7 @@ struct Pace {
 pub(super) async fn run(load: Load, source: Source) -> Result<Measured, Failure> {
     let mut connections = Vec::with_capacity(load.connections);
     for _ in 0..load.connections {
-        connections.push(Connection::open(&load.url).await?);
+        connections.push(Connection::open(&load.server).await?);
     }
     let times = response_times().map_err(Failure::Failed)?;
     let run = Arc::new(Run {
@@ -93,7 +93,7 @@ pub(super) async fn run(load: Load, source: Source) -> Result<Measured, Failure>
         .map(|connection| {
             let worker = Worker {
                 run: run.clone(),
-                url: load.url.clone(),
+                server: load.server.clone(),
                 progress: load.progress.clone(),
                 tally: Tally::default(),
                 times: Vec::with_capacity(KEPT_TIMES),
@@ -138,7 +138,7 @@ fn release_due(due: &Semaphore, rate: f64, start: Instant, requests: u64, is_ove
 
 struct Worker {
     run: Arc<Run>,
-    url: BaseUrl,
+    server: Endpoint,
     progress: ProgressBar,
     tally: Tally,
     times: Vec<u64>,
@@ -204,7 +204,7 @@ impl Worker {
     }
 
     async fn reopen(&self) -> Result<Connection, ClientError> {
-        Connection::open(&self.url).await
+        Connection::open(&self.server).await
     }
 
     fn record(&mut self, time: Duration) {

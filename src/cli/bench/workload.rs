@@ -1,7 +1,7 @@
 //! The events that `bench` sends, and the requests made of them. The same seed gives the same events.
 
 use super::Bench;
-use crate::cli::server_arguments::ServerArguments;
+use crate::client::Endpoint;
 use std::{io::Write, ops::Range};
 
 /// A duplicate is one of this many events before it.
@@ -68,7 +68,7 @@ impl Workload {
     }
 
     /// The requests to a server; `hour` is the start of all timestamps, such as `2025-10-23T10`.
-    pub(super) fn requests(&self, server: &ServerArguments, hour: String) -> Requests {
+    pub(super) fn requests(&self, server: &Endpoint, hour: String) -> Requests {
         Requests {
             head: server.publish_head(),
             hour,
@@ -202,6 +202,7 @@ fn write_decimal(out: &mut Vec<u8>, number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Trust;
     use serde::Deserialize;
     use std::collections::HashSet;
 
@@ -229,10 +230,8 @@ mod tests {
     }
 
     fn requests(workload: &Workload) -> Vec<Request> {
-        let server = ServerArguments {
-            url: "http://127.0.0.1:8080".parse().unwrap(),
-            key: None,
-        };
+        let url = "http://127.0.0.1:8080".parse().unwrap();
+        let server = Endpoint::new(url, &Trust::default(), None).unwrap();
         workload.requests(&server, "2025-10-23T10".to_owned()).collect()
     }
 

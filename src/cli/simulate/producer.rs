@@ -1,8 +1,8 @@
 //! Sends events and reads the counts of the answers.
 
 use crate::{
-    cli::server_arguments::ServerArguments,
-    client::{Backoff, Client, is_passing},
+    client::{Backoff, Client, Endpoint, is_passing},
+    limits::CLIENT_REQUEST_TIMEOUT,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ const TOPICS: [&str; 4] = [
 
 /// One run of the simulation.
 pub(super) struct Run {
-    server: ServerArguments,
+    server: Endpoint,
     /// In the source of every event of the run, and in every id.
     name: String,
     timestamp: String,
@@ -68,7 +68,7 @@ pub(super) enum Lost {
 }
 
 impl Run {
-    pub(super) fn new(server: ServerArguments, events: u64, connections: u64) -> Self {
+    pub(super) fn new(server: Endpoint, events: u64, connections: u64) -> Self {
         Self {
             server,
             name: format!("{:016x}", fastrand::u64(..)),
@@ -81,7 +81,7 @@ impl Run {
 
     /// A new connection.
     pub(super) fn client(&self) -> Client {
-        self.server.client()
+        Client::new(self.server.clone(), CLIENT_REQUEST_TIMEOUT)
     }
 
     /// The source that all events of the run have.
@@ -162,26 +162,23 @@ impl Run {
 
     /// Writes a request with the events and drops the connection before the answer is read.
     pub(super) async fn publish_and_drop(&self, events: &[Event], when: Lost) -> Result<(), String> {
-        let url = &self.server.url;
         let body = self.body(events);
         let head = format!("{}{}\r\n\r\n", self.server.publish_head(), body.len());
         let request = [head.as_bytes(), &body].concat();
         let mut backoff = Backoff::default();
         while backoff.failures() < MAX_ATTEMPTS {
-            let mut stream = url.connect().await.map_err(|error| error.to_string())?;
+            let mut stream = self.server.connect().await.map_err(|error| error.to_string())?;
             let failed = |error| format!("writing a request failed: {error}");
             stream.write_all(&request).await.map_err(failed)?;
+            stream.flush().await.map_err(failed)?;
             if when == Lost::Unanswered {
                 return Ok(());
             }
             let mut status = [0; "HTTP/1.1 200".len()];
-            timeout(
-                crate::limits::CLIENT_REQUEST_TIMEOUT,
-                stream.read_exact(&mut status),
-            )
-            .await
-            .map_err(|_| "no answer in time".to_owned())?
-            .map_err(failed)?;
+            timeout(CLIENT_REQUEST_TIMEOUT, stream.read_exact(&mut status))
+                .await
+                .map_err(|_| "no answer in time".to_owned())?
+                .map_err(failed)?;
             if status.ends_with(b"200") {
                 return Ok(());
             }
