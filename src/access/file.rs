@@ -39,7 +39,7 @@ pub struct KeyRecord {
     pub scopes: Vec<Scope>,
     /// For which topics.
     pub topics: Vec<TopicPattern>,
-    /// When it was made.
+    /// When it was made, to the microsecond, as all times here.
     pub created_at: Timestamp,
     /// From when on it is refused, if ever.
     pub expires_at: Option<Timestamp>,
@@ -191,8 +191,9 @@ impl KeyFile {
                 "a key's name has 1 to {MAX_NAME_CHARS} characters"
             )));
         }
-        let now = Timestamp::now();
-        if wanted.expires_at.is_some_and(|expires| expires <= now) {
+        let now = now();
+        let expires_at = wanted.expires_at.map(to_the_microsecond);
+        if expires_at.is_some_and(|expires| expires <= now) {
             return Err(KeyFileError::Refused(
                 "the key would have expired already".to_owned(),
             ));
@@ -206,7 +207,7 @@ impl KeyFile {
             scopes: wanted.scopes,
             topics: wanted.topics,
             created_at: now,
-            expires_at: wanted.expires_at,
+            expires_at,
             revoked_at: None,
             secret_sha256: secret.hash().to_text(),
         };
@@ -233,7 +234,7 @@ impl KeyFile {
                     self.path.display()
                 )));
             };
-            key.revoked_at.get_or_insert_with(Timestamp::now);
+            key.revoked_at.get_or_insert_with(now);
             revoked = Some(key.clone());
             Ok(())
         })?;
@@ -290,6 +291,15 @@ impl KeyFile {
             reason,
         }
     }
+}
+
+fn now() -> Timestamp {
+    to_the_microsecond(Timestamp::now())
+}
+
+fn to_the_microsecond(time: Timestamp) -> Timestamp {
+    // The only times out of range are before the year -9999.
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
 
 /// A file that only its owner may read.

@@ -101,9 +101,9 @@ struct Shown<'a> {
     state: &'static str,
     scopes: &'a [Scope],
     topics: &'a [TopicPattern],
-    created_at: Timestamp,
-    expires_at: Option<Timestamp>,
-    revoked_at: Option<Timestamp>,
+    created_at: String,
+    expires_at: Option<String>,
+    revoked_at: Option<String>,
 }
 
 impl<'a> Shown<'a> {
@@ -122,14 +122,13 @@ impl<'a> Shown<'a> {
             state,
             scopes: &record.scopes,
             topics: &record.topics,
-            created_at: record.created_at,
-            expires_at: record.expires_at,
-            revoked_at: record.revoked_at,
+            created_at: time(record.created_at),
+            expires_at: record.expires_at.map(time),
+            revoked_at: record.revoked_at.map(time),
         }
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
-        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
         [
             ("key", self.key.clone()),
             ("id", Some(self.id.to_owned())),
@@ -137,9 +136,9 @@ impl<'a> Shown<'a> {
             ("state", Some(self.state.to_owned())),
             ("scopes", Some(joined(self.scopes))),
             ("topics", Some(joined(self.topics))),
-            ("created", time(Some(self.created_at))),
-            ("expires", time(self.expires_at)),
-            ("revoked", time(self.revoked_at)),
+            ("created", Some(self.created_at.clone())),
+            ("expires", self.expires_at.clone()),
+            ("revoked", self.revoked_at.clone()),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
@@ -216,6 +215,11 @@ impl From<KeyFileError> for Failure {
     fn from(error: KeyFileError) -> Self {
         Self::Failed(printable(&error.to_string()).into_owned())
     }
+}
+
+/// As all times of ours are shown: in UTC, with microseconds.
+fn time(time: Timestamp) -> String {
+    format!("{time:.6}")
 }
 
 /// Reads a moment, or a span from now on. Days have 24 hours.

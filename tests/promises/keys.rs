@@ -66,6 +66,8 @@ fn keys_made_and_revoked_while_the_server_runs_count_at_once() {
     let listed: Value = serde_json::from_str(&listed).expect("JSON");
     assert_eq!(listed[0]["state"], "live");
     assert_eq!(listed[1]["state"], "revoked");
+    let made = listed[0]["created_at"].as_str().expect("a time");
+    assert_eq!(made.len(), "2026-01-31T12:00:00.123456Z".len(), "{made}");
 
     // No secret is in the list, in the file or in the log.
     let file =
@@ -83,7 +85,7 @@ fn keys_made_and_revoked_while_the_server_runs_count_at_once() {
 fn a_key_expires() {
     let server = Server::start();
     let admin = key_of(&create(server.folder(), &["--scope", "admin"]));
-    let short = key_of(&create(server.folder(), &["--scope", "read", "--expires", "3s"]));
+    let short = key_of(&create(server.folder(), &["--scope", "read", "--expires", "8s"]));
     let mut client = server.client();
     eventually("the keys count", || {
         (get(&mut client, &short, "/stats") == 200).then_some(())
