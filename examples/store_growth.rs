@@ -84,7 +84,14 @@ fn main() {
             done as f64 / spent.as_secs_f64(),
             (done - done_before) as f64 / (spent - spent_before).as_secs_f64(),
             slowest.as_secs_f64() * 1e3,
-            store.gauges().index.tier_segments.iter().sum::<u64>()
+            store
+                .gauges()
+                .expect("gauges")
+                .index
+                .expect("an index")
+                .tier_segments
+                .iter()
+                .sum::<u64>()
         );
     }
     assert_eq!(accepted, load.unique(), "every id exactly once");

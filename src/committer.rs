@@ -1,7 +1,8 @@
-//! The committer: one thread that groups what is queued into commits, answers each request, and wakes readers.
+//! The committer: groups what is queued into commits, answers each request, and wakes readers.
 //!
-//! Group commit without a timer: it takes whatever arrived while the last commit ran, up to a bound, and commits it as
-//! one transaction. Latency is one sync when idle, and throughput grows with load by itself. A request is answered
+//! One thread for each writer that the store has: one for a file, several for a server that takes several commits at
+//! once. Group commit without a timer: a thread takes whatever arrived while the last commits ran, up to a bound, and
+//! commits it as one transaction. Latency is one sync when idle, and throughput grows with load by itself. A request is answered
 //! after its commit, never before; a failed commit is answered to every request in it and leaves no trace. While the
 //! store cannot commit, it is tried again without traffic, so that it recovers by itself.
 
@@ -19,38 +20,114 @@ use crate::{
     wakeup::Wakeup,
 };
 use report::OutcomeReport;
-use std::{sync::Arc, thread::JoinHandle, time::Instant};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 use tokio::runtime::Handle;
 
-/// Starts the committer's thread. It ends after [`crate::ingest::Ingest::stop`], with everything that was queued
+/// Starts a thread for each writer. They end after [`crate::ingest::Ingest::stop`], with everything that was queued
 /// answered and the store closed. Answers are sent on the current runtime, so it must be called from one.
 ///
 /// # Errors
 /// When the operating system gives no thread.
 pub fn spawn(
-    writer: Box<dyn Writer>,
-    store: Arc<dyn Store>,
+    writers: Vec<Box<dyn Writer>>,
+    store: &Arc<dyn Store>,
     queue: Queue,
-    wakeup: Wakeup,
-    health: Health,
-) -> std::io::Result<JoinHandle<()>> {
+    wakeup: &Wakeup,
+    health: &Health,
+) -> std::io::Result<Committers> {
     health.set_committer_running(true);
-    let committer = Committer {
-        writer,
-        store,
-        wakeup,
-        health: health.clone(),
-        report: OutcomeReport::default(),
-        figures: queue.figures(),
-        runtime: Handle::current(),
-    };
-    std::thread::Builder::new()
-        .name("committer".into())
-        .spawn(move || {
+    let figures = queue.figures();
+    let intake = Arc::new(Intake {
+        queue: Mutex::new(Some(queue)),
+        report: Mutex::default(),
+    });
+    let start = |writer| {
+        let committer = Committer {
+            writer,
+            store: Arc::clone(store),
+            wakeup: wakeup.clone(),
+            health: health.clone(),
+            intake: Arc::clone(&intake),
+            figures: figures.clone(),
+            runtime: Handle::current(),
+        };
+        let running = Running(health.clone());
+        thread::Builder::new().name("committer".into()).spawn(move || {
             // Also when the thread panics.
-            let _running = Running(health);
-            committer.run(&queue);
+            let _running = running;
+            committer.run();
         })
+    };
+    let threads = writers.into_iter().map(start).collect::<Result<_, _>>()?;
+    Ok(Committers(threads))
+}
+
+/// The committer's threads.
+#[derive(Debug)]
+pub struct Committers(Vec<JoinHandle<()>>);
+
+impl Committers {
+    /// Whether all have ended.
+    #[cfg(test)]
+    pub(crate) fn are_finished(&self) -> bool {
+        self.0.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits until all have ended.
+    ///
+    /// # Errors
+    /// When one panicked.
+    pub fn join(self) -> thread::Result<()> {
+        // All of them, also when one has panicked.
+        let ended: Vec<_> = self.0.into_iter().map(JoinHandle::join).collect();
+        ended.into_iter().collect()
+    }
+}
+
+/// What the threads share.
+struct Intake {
+    /// Whoever holds it takes the next turn. `None` from when the queue was told to stop.
+    queue: Mutex<Option<Queue>>,
+    report: Mutex<OutcomeReport>,
+}
+
+impl Intake {
+    fn queue(&self) -> MutexGuard<'_, Option<Queue>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self) -> MutexGuard<'_, OutcomeReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something to do, at most `patience`, and takes what is there with it. `None` when nothing came.
+    fn next_turn(&self, patience: Option<Duration>) -> Option<Turn> {
+        let mut turn = Turn::default();
+        let mut place = self.queue();
+        let Some(queue) = &*place else {
+            turn.stop = true;
+            return Some(turn);
+        };
+        let pending = self.report().pending();
+        match queue.next(patience.or(pending)) {
+            Next::Message(message) => turn.take(message),
+            Next::TimedOut => return None,
+        }
+        while !turn.is_full() {
+            match queue.ready() {
+                Some(message) => turn.take(message),
+                None => break,
+            }
+        }
+        if turn.stop {
+            *place = None;
+        }
+        Some(turn)
+    }
 }
 
 struct Running(Health);
@@ -66,7 +143,7 @@ struct Committer {
     store: Arc<dyn Store>,
     wakeup: Wakeup,
     health: Health,
-    report: OutcomeReport,
+    intake: Arc<Intake>,
     figures: Figures,
     runtime: Handle,
 }
@@ -100,33 +177,23 @@ impl Turn {
 }
 
 impl Committer {
-    fn run(mut self, queue: &Queue) {
+    fn run(mut self) {
         loop {
             let trouble = self.health.trouble();
             let timeout = trouble
                 .filter(|trouble| !trouble.needs_restart)
                 .map(|_| PROBE_INTERVAL);
-            let mut turn = Turn::default();
-            match queue.next(timeout.or_else(|| self.report.pending())) {
-                Next::Message(message) => turn.take(message),
-                Next::TimedOut => {
-                    self.report.flush();
-                    if timeout.is_some() {
-                        let result = self.writer.probe();
-                        if result.is_err() {
-                            self.figures.failed(0);
-                        }
-                        self.note(&result);
+            let Some(turn) = self.intake.next_turn(timeout) else {
+                self.intake.report().flush();
+                if timeout.is_some() {
+                    let result = self.writer.probe();
+                    if result.is_err() {
+                        self.figures.failed(0);
                     }
-                    continue;
+                    self.note(&result);
                 }
-            }
-            while !turn.is_full() {
-                match queue.ready() {
-                    Some(message) => turn.take(message),
-                    None => break,
-                }
-            }
+                continue;
+            };
             let (asked_to_maintain, stop) = (turn.maintain, turn.stop);
             let committed = (!turn.submissions.is_empty()).then(|| self.commit(turn));
             // The answers are out; what is left to do delays the next commit only. After a failed commit too, if it
@@ -140,7 +207,7 @@ impl Committer {
                 break;
             }
         }
-        self.report.flush();
+        self.intake.report().flush();
         // Its connections go first, so that SQLite can remove the write-ahead log.
         drop(self.store);
         if let Err(error) = self.writer.close() {
@@ -166,7 +233,7 @@ impl Committer {
                     .count();
                 self.figures
                     .committed(publishes, refused as u64, events, bytes, started.elapsed());
-                self.report.note(&batches, &outcomes);
+                self.intake.report().note(&batches, &outcomes);
                 // Waking the requests and freeing their batches from inside the runtime is cheaper than from here, and
                 // the next commit can begin meanwhile (measured: 4 % more events/s in batches of 200).
                 self.runtime.spawn(async move {

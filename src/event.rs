@@ -18,7 +18,7 @@ pub use timestamp::{Instant, Timestamp, TimestampError, format_micros};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// The number of an event in its store, from 1, without gaps, in the order in which events were committed.
+/// The number of an event in its store, from 1: the order in which all readers see the events. Without gaps in a file.
 pub type Seq = u64;
 
 /// A place in a batch's text.

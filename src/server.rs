@@ -112,9 +112,11 @@ pub async fn serve(
             return Ok(());
         }
     };
+    let wakeup = Wakeup::new(store.high_watermark());
     Server {
         store,
-        writer,
+        writers: vec![writer],
+        wakeup,
         ingest,
         queue,
         health: Health::default(),
@@ -130,7 +132,8 @@ pub async fn serve(
 /// A server that is ready to run.
 struct Server {
     store: Arc<dyn Store>,
-    writer: Box<dyn Writer>,
+    writers: Vec<Box<dyn Writer>>,
+    wakeup: Wakeup,
     ingest: ingest::Ingest,
     queue: ingest::Queue,
     health: Health,
@@ -153,21 +156,14 @@ impl Server {
         rustix::net::listen(&listener, LISTEN_BACKLOG).map_err(|error| ServeError::Listen(error.into()))?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listen)?;
         let address = listener.local_addr().map_err(ServeError::Listen)?;
-        let wakeup = Wakeup::new(self.store.high_watermark());
-        let committer = committer::spawn(
-            self.writer,
-            Arc::clone(&self.store),
-            self.queue,
-            wakeup.clone(),
-            self.health.clone(),
-        )
-        .map_err(ServeError::Committer)?;
+        let committers = committer::spawn(self.writers, &self.store, self.queue, &self.wakeup, &self.health)
+            .map_err(ServeError::Committer)?;
         let (stop, stopping) = watch::channel(false);
         let (close, closing) = watch::channel(false);
         let api = Api::new(Parts {
             store: self.store,
             ingest: self.ingest.clone(),
-            wakeup,
+            wakeup: self.wakeup,
             health: self.health,
             gate: Arc::clone(&self.gate),
             stopping: stopping.clone(),
@@ -216,7 +212,7 @@ impl Server {
         drop(connections);
 
         self.ingest.stop();
-        let ended = tokio::task::spawn_blocking(move || committer.join()).await;
+        let ended = tokio::task::spawn_blocking(move || committers.join()).await;
         if !matches!(ended, Ok(Ok(()))) {
             return Err(ServeError::CommitterPanicked);
         }

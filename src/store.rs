@@ -12,7 +12,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// The side of a store that changes it. One exists a store; dropping it without [`Writer::close`] is safe and
+/// The side of a store that changes it. A store in a file has one, a server one for each commit at once; dropping it without [`Writer::close`] is safe and
 /// leaves what a crash would leave.
 pub trait Writer: Send {
     /// Stores the new events of all `batches` in one durable transaction and says what became of each event.
@@ -67,8 +67,11 @@ pub trait Store: Send + Sync {
     /// The branches of the store's history, in the order of their first seqs; the first one begins at seq 1.
     fn branches(&self) -> &[Branch];
 
-    /// The number of the newest committed event; 0 when there is none. Everything up to it can be read.
+    /// The number of the newest committed event that this process knows of; 0 when there is none. Does not block.
     fn high_watermark(&self) -> Seq;
+
+    /// The number of the newest event, whoever committed it. Everything that was answered before the call is up to it.
+    fn newest(&self) -> Result<Seq, ReadError>;
 
     /// The next events of a query from its position, in its order.
     fn page(&self, query: &Query) -> Result<Page, ReadError>;
@@ -76,21 +79,23 @@ pub trait Store: Send + Sync {
     /// One event by its identity.
     fn find(&self, topic: &str, event_id: &str) -> Result<Option<StoredEvent>, ReadError>;
 
-    /// The exact counters over the whole store.
-    fn totals(&self) -> Totals;
-
     /// The exact counters over these topics alone.
-    fn totals_of(&self, shown: &TopicFilter) -> Totals;
+    fn totals(&self, shown: &TopicFilter) -> Result<Totals, ReadError>;
 
     /// Up to `limit` of these topics in the byte order of their names, from the first one after `after`.
-    fn topics(&self, shown: &TopicFilter, after: Option<&str>, limit: usize) -> Vec<TopicStatus>;
+    fn topics(
+        &self,
+        shown: &TopicFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<TopicStatus>, ReadError>;
 
     /// The exact counters, and the `limit` topics that came first, in the order in which they came; both as of one
     /// moment. Which topics these are never changes, unless there are fewer.
-    fn first_topics(&self, limit: usize) -> (Totals, Vec<TopicStatus>);
+    fn first_topics(&self, limit: usize) -> Result<(Totals, Vec<TopicStatus>), ReadError>;
 
     /// Figures about the store for metrics.
-    fn gauges(&self) -> Gauges;
+    fn gauges(&self) -> Result<Gauges, ReadError>;
 }
 
 /// A stretch of a store's history, up to the next branch.
@@ -249,9 +254,9 @@ pub struct TopicStatus {
 /// Figures about a store, as of now.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
-    /// Those of the index.
-    pub index: index::Figures,
-    /// Bytes of the database file and its write-ahead log.
+    /// Those of the index, in a store that has one of its own.
+    pub index: Option<index::Figures>,
+    /// Bytes of the database and, where it is a file, its write-ahead log.
     pub store_bytes: u64,
 }
 
@@ -270,8 +275,14 @@ pub enum CommitError {
 
 /// Why a read did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ReadError(pub String);
+pub enum ReadError {
+    /// The store has it, or should, and cannot read it: damage, or an error of the disk.
+    #[error("{0}")]
+    Failed(String),
+    /// The store cannot be reached now; the same read may succeed later.
+    #[error("{0}")]
+    Unavailable(String),
+}
 
 /// Why a store could not be opened. The message says what was wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]

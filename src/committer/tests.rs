@@ -82,26 +82,25 @@ impl Store for EmptyStore {
         1
     }
     fn page(&self, _: &Query) -> Result<Page, ReadError> {
-        Err(ReadError("there is nothing".into()))
+        Err(ReadError::Failed("there is nothing".into()))
     }
     fn find(&self, _: &str, _: &str) -> Result<Option<StoredEvent>, ReadError> {
         Ok(None)
     }
-    fn totals(&self) -> Totals {
-        Totals::default()
+    fn newest(&self) -> Result<Seq, ReadError> {
+        Ok(1)
     }
-    fn totals_of(&self, _: &TopicFilter) -> Totals {
-        Totals::default()
+    fn totals(&self, _: &TopicFilter) -> Result<Totals, ReadError> {
+        Ok(Totals::default())
     }
-
-    fn topics(&self, _: &TopicFilter, _: Option<&str>, _: usize) -> Vec<TopicStatus> {
-        Vec::new()
+    fn topics(&self, _: &TopicFilter, _: Option<&str>, _: usize) -> Result<Vec<TopicStatus>, ReadError> {
+        Ok(Vec::new())
     }
-    fn first_topics(&self, _: usize) -> (Totals, Vec<TopicStatus>) {
-        (Totals::default(), Vec::new())
+    fn first_topics(&self, _: usize) -> Result<(Totals, Vec<TopicStatus>), ReadError> {
+        Ok((Totals::default(), Vec::new()))
     }
-    fn gauges(&self) -> Gauges {
-        Gauges::default()
+    fn gauges(&self) -> Result<Gauges, ReadError> {
+        Ok(Gauges::default())
     }
 }
 
@@ -110,7 +109,7 @@ struct Bench {
     health: Health,
     calls: mpsc::Receiver<Call>,
     answers: mpsc::Sender<Result<(), CommitError>>,
-    thread: JoinHandle<()>,
+    thread: Committers,
 }
 
 impl Bench {
@@ -124,11 +123,11 @@ impl Bench {
         };
         let health = Health::default();
         let thread = spawn(
-            Box::new(writer),
-            Arc::new(EmptyStore),
+            vec![Box::new(writer)],
+            &(Arc::new(EmptyStore) as Arc<dyn Store>),
             queue,
-            Wakeup::new(0),
-            health.clone(),
+            &Wakeup::new(0),
+            &health,
         )
         .unwrap();
         Self {

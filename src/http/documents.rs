@@ -234,6 +234,7 @@ impl IntoResponses for QueryProblems {
             Kind::InvalidCursor,
             Kind::Internal,
             Kind::Overloaded,
+            Kind::StoreUnavailable,
         ])
     }
 }
@@ -250,6 +251,7 @@ impl IntoResponses for EventProblems {
             Kind::InvalidParameter,
             Kind::Internal,
             Kind::Overloaded,
+            Kind::StoreUnavailable,
         ])
     }
 }
@@ -283,6 +285,7 @@ impl IntoResponses for ReadProblems {
             Kind::InvalidParameter,
             Kind::Internal,
             Kind::Overloaded,
+            Kind::StoreUnavailable,
         ])
     }
 }

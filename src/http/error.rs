@@ -317,7 +317,11 @@ impl From<ReadError> for Problem {
     /// The one place where a failed read is logged.
     fn from(error: ReadError) -> Self {
         tracing::error!(%error, "cannot read from the store");
-        Self::new(Kind::Internal, format!("the store could not be read: {error}"))
+        let kind = match error {
+            ReadError::Failed(_) => Kind::Internal,
+            ReadError::Unavailable(_) => Kind::StoreUnavailable,
+        };
+        Self::new(kind, format!("the store could not be read: {error}"))
     }
 }
 

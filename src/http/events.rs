@@ -80,8 +80,9 @@ impl TryFrom<StoredEvent> for EventBody {
     type Error = ReadError;
 
     fn try_from(event: StoredEvent) -> Result<Self, ReadError> {
-        let payload = RawValue::from_string(event.payload)
-            .map_err(|error| ReadError(format!("the payload of event {} is damaged: {error}", event.seq)))?;
+        let payload = RawValue::from_string(event.payload).map_err(|error| {
+            ReadError::Failed(format!("the payload of event {} is damaged: {error}", event.seq))
+        })?;
         Ok(Self {
             seq: event.seq,
             topic: event.topic,
@@ -160,11 +161,11 @@ pub(super) async fn list(
         mut query,
         wait,
         from_end,
-    } = request(&app, &caller, raw.as_deref())?;
+    } = request(&app, &caller, raw.as_deref()).await?;
     if from_end && wait.is_zero() {
         let page = Page {
             events: Vec::new(),
-            position: app.store.high_watermark(),
+            position: newest(&app).await?,
             exhausted: true,
         };
         return Ok(super::json(&body(&app, query, page)?));
@@ -174,7 +175,7 @@ pub(super) async fn list(
     let mut woken = app.wakeup.subscribe();
     let mut stopping = app.stopping.clone();
     if from_end {
-        query.position = Some(app.store.high_watermark());
+        query.position = Some(newest(&app).await?);
     }
     loop {
         let looked = tokio::time::Instant::now();
@@ -244,7 +245,7 @@ pub(super) async fn one(
 }
 
 /// Reads the parameters.
-fn request(app: &App, caller: &Caller, raw: Option<&str>) -> Result<Request, Problem> {
+async fn request(app: &App, caller: &Caller, raw: Option<&str>) -> Result<Request, Problem> {
     let mut parameters = Parameters::parse(
         raw,
         &[
@@ -253,7 +254,7 @@ fn request(app: &App, caller: &Caller, raw: Option<&str>) -> Result<Request, Pro
     )?;
     let asked = parameters.word("order", &[("asc", Order::Ascending), ("desc", Order::Descending)])?;
     let cursor = match parameters.take("cursor") {
-        Some(text) => Some(position(app, &text, asked)?),
+        Some(text) => Some(position(app, &text, asked).await?),
         None => None,
     };
     let order = cursor
@@ -293,7 +294,7 @@ fn request(app: &App, caller: &Caller, raw: Option<&str>) -> Result<Request, Pro
     })
 }
 
-fn position(app: &App, text: &str, asked: Option<Order>) -> Result<Position, Problem> {
+async fn position(app: &App, text: &str, asked: Option<Order>) -> Result<Position, Problem> {
     let position = app.cursors.read_events(text)?;
     if let Some(asked) = asked
         && asked != position.order
@@ -306,12 +307,19 @@ fn position(app: &App, text: &str, asked: Option<Order>) -> Result<Position, Pro
             "it is of order={of}, not of order={other}"
         )));
     }
-    if position.seq > app.store.high_watermark() {
+    // Another instance may have given it, and know of more.
+    if position.seq > app.store.high_watermark() && position.seq > newest(app).await? {
         return Err(cursor::invalid(
             "it is ahead of the store: was an older copy of the store put back?",
         ));
     }
     Ok(position)
+}
+
+/// The number of the newest event, as the store itself knows it.
+async fn newest(app: &App) -> Result<Seq, Problem> {
+    let store = Arc::clone(&app.store);
+    Ok(app.queries.run(move || store.newest()).await??)
 }
 
 fn time(parameters: &mut Parameters, name: &str) -> Result<Option<Instant>, Problem> {

@@ -75,8 +75,8 @@ pub(super) async fn stats(
     let (bytes, turn) = app
         .queries
         .run_in_turn(move || {
-            let totals = app_there.store.totals_of(&shown);
-            let topics = app_there.store.topics(&shown, None, MAX_STATS_TOPICS);
+            let totals = app_there.store.totals(&shown)?;
+            let topics = app_there.store.topics(&shown, None, MAX_STATS_TOPICS)?;
             let uptime_seconds = app_there.started.elapsed().as_secs();
             let names: usize = topics.iter().map(|status| status.topic.len() + 3).sum();
             let body = StatsBody {

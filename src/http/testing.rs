@@ -3,7 +3,7 @@
 use super::{Api, Parts, Timeouts};
 use crate::{
     access::{Gate, KeyFile},
-    committer,
+    committer::{self, Committers},
     event::{Batch, Identity, Instant, Outcome, Seq},
     health::Health,
     index::Figures,
@@ -24,7 +24,6 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
-    thread::JoinHandle,
 };
 use tokio::sync::watch;
 
@@ -169,7 +168,7 @@ impl State {
 
     fn readable(&self) -> Result<(), ReadError> {
         match self.fault {
-            Fault::Reads => Err(ReadError("row 7 is damaged".to_owned())),
+            Fault::Reads => Err(ReadError::Failed("row 7 is damaged".to_owned())),
             _ => Ok(()),
         }
     }
@@ -186,6 +185,10 @@ impl Store for FakeStore {
 
     fn high_watermark(&self) -> Seq {
         self.lock().events.len() as Seq
+    }
+
+    fn newest(&self) -> Result<Seq, ReadError> {
+        Ok(self.high_watermark())
     }
 
     fn page(&self, query: &Query) -> Result<Page, ReadError> {
@@ -239,32 +242,22 @@ impl Store for FakeStore {
             .cloned())
     }
 
-    fn totals(&self) -> Totals {
-        let state = self.lock();
-        Totals {
-            accepted: state.events.len() as u64,
-            duplicates: state.duplicates.values().map(|counts| counts.0).sum(),
-            conflicts: state.duplicates.values().map(|counts| counts.1).sum(),
-            topics: state
-                .events
-                .iter()
-                .map(|(event, ..)| event.topic.as_str())
-                .collect::<std::collections::BTreeSet<_>>()
-                .len() as u64,
-        }
-    }
-
-    fn totals_of(&self, shown: &TopicFilter) -> Totals {
-        let topics = self.topics(shown, None, usize::MAX);
-        Totals {
+    fn totals(&self, shown: &TopicFilter) -> Result<Totals, ReadError> {
+        let topics = self.topics(shown, None, usize::MAX)?;
+        Ok(Totals {
             accepted: topics.iter().map(|topic| topic.accepted).sum(),
             duplicates: topics.iter().map(|topic| topic.duplicates).sum(),
             conflicts: topics.iter().map(|topic| topic.conflicts).sum(),
             topics: topics.len() as u64,
-        }
+        })
     }
 
-    fn topics(&self, shown: &TopicFilter, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
+    fn topics(
+        &self,
+        shown: &TopicFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<TopicStatus>, ReadError> {
         let state = self.lock();
         let mut topics: BTreeMap<&str, TopicStatus> = BTreeMap::new();
         for (event, ..) in &state.events {
@@ -284,27 +277,28 @@ impl Store for FakeStore {
             topic.accepted += 1;
             topic.last_seq = event.seq;
         }
-        topics
+        Ok(topics
             .into_values()
             .filter(|topic| shown.shows(&topic.topic))
             .filter(|topic| after.is_none_or(|after| topic.topic.as_str() > after))
             .take(limit)
-            .collect()
+            .collect())
     }
 
-    fn first_topics(&self, limit: usize) -> (Totals, Vec<TopicStatus>) {
-        (self.totals(), self.topics(&TopicFilter::all(), None, limit))
+    fn first_topics(&self, limit: usize) -> Result<(Totals, Vec<TopicStatus>), ReadError> {
+        let everything = TopicFilter::all();
+        Ok((self.totals(&everything)?, self.topics(&everything, None, limit)?))
     }
 
-    fn gauges(&self) -> Gauges {
+    fn gauges(&self) -> Result<Gauges, ReadError> {
         let index = Figures {
             tier_segments: vec![1, 2],
             ..Figures::default()
         };
-        Gauges {
-            index,
+        Ok(Gauges {
+            index: Some(index),
             store_bytes: 0,
-        }
+        })
     }
 }
 
@@ -315,7 +309,7 @@ pub(crate) struct Fixture {
     pub(crate) ingest: Ingest,
     pub(crate) health: Health,
     pub(crate) stop: watch::Sender<bool>,
-    committer: Option<JoinHandle<()>>,
+    committer: Option<Committers>,
 }
 
 /// An answer, read to its end.
@@ -372,11 +366,11 @@ impl Fixture {
         let health = Health::default();
         let wakeup = Wakeup::new(0);
         let committer = committer::spawn(
-            Box::new(FakeWriter(Arc::clone(&store))),
-            Arc::clone(&store) as Arc<dyn Store>,
+            vec![Box::new(FakeWriter(Arc::clone(&store)))],
+            &(Arc::clone(&store) as Arc<dyn Store>),
             queue,
-            wakeup.clone(),
-            health.clone(),
+            &wakeup,
+            &health,
         )
         .expect("a thread");
         health.set_committer_running(true);
@@ -443,7 +437,7 @@ impl Fixture {
         while self
             .committer
             .as_ref()
-            .is_some_and(|committer| !committer.is_finished())
+            .is_some_and(|committer| !committer.are_finished())
         {
             tokio::task::yield_now().await;
         }

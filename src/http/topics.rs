@@ -115,7 +115,7 @@ pub(super) async fn list(
         .queries
         .run_in_turn(move || {
             // One more than asked for shows whether something is left.
-            let mut found = app_there.store.topics(&shown, after.as_deref(), limit + 1);
+            let mut found = app_there.store.topics(&shown, after.as_deref(), limit + 1)?;
             let more = found.len() > limit;
             found.truncate(limit);
             let next = found

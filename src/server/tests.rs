@@ -9,7 +9,8 @@ use crate::{
     },
     ingest,
     limits::{MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_HEADERS},
-    store::Store,
+    store::{Store, TopicFilter},
+    wakeup::Wakeup,
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -39,7 +40,8 @@ impl Running {
         let (ingest, queue) = ingest::queue(100);
         let server = Server {
             store: Arc::clone(&store) as Arc<dyn Store>,
-            writer: Box::new(FakeWriter(Arc::clone(&store))),
+            writers: vec![Box::new(FakeWriter(Arc::clone(&store)))],
+            wakeup: Wakeup::new(0),
             ingest,
             queue,
             health: Health::default(),
@@ -141,7 +143,7 @@ async fn a_connection_serves_one_request_after_the_other() {
         let answer = read_answer(&mut stream).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     }
-    assert_eq!(server.store.totals().duplicates, 1);
+    assert_eq!(server.store.totals(&TopicFilter::all()).unwrap().duplicates, 1);
 }
 
 #[tokio::test]
@@ -246,7 +248,7 @@ async fn a_slow_body_is_408_and_closed() {
     let answer = server.exchange(&request.as_bytes()[..request.len() - 1]).await;
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     assert!(answer.contains("/problems/body-too-slow"), "{answer}");
-    assert_eq!(server.store.totals().accepted, 0);
+    assert_eq!(server.store.totals(&TopicFilter::all()).unwrap().accepted, 0);
 }
 
 #[tokio::test]
@@ -385,7 +387,7 @@ async fn a_stop_finishes_a_request_that_is_half_there() {
     assert!(answer.contains("\"accepted\":1"), "{answer}");
     let store = Arc::clone(&server.store);
     server.ended().await;
-    assert_eq!(store.totals().accepted, 1);
+    assert_eq!(store.totals(&TopicFilter::all()).unwrap().accepted, 1);
 }
 
 #[tokio::test]

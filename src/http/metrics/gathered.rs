@@ -7,7 +7,7 @@ use crate::{
     index::Figures,
     ingest::Ingest,
     limits::{self, MAX_METRIC_TOPICS},
-    store::{Store, TopicStatus, Totals},
+    store::{Gauges, Store, TopicStatus, Totals},
 };
 use prometheus_client::{
     collector::Collector,
@@ -67,41 +67,76 @@ impl<T> std::fmt::Debug for Facade<T> {
 
 impl Collector for Gathered {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let (totals, first_topics) = self.store.0.first_topics(MAX_METRIC_TOPICS);
-        let gauges = self.store.0.gauges();
-        for (name, help, value) in [
-            (
-                "events_received",
-                "Events committed or dropped as duplicates, since the store was made",
-                totals.accepted + totals.duplicates,
-            ),
-            ("events_accepted", "Events stored", totals.accepted),
-            (
-                "events_duplicate",
-                "Events dropped because their identity was there already, conflicts included",
-                totals.duplicates,
-            ),
-            (
-                "events_conflict",
-                "Duplicates that had another payload than the first one",
-                totals.conflicts,
-            ),
-        ] {
-            counter(&mut encoder, name, help, None, value)?;
+        self.of_this_process(&mut encoder)?;
+        // Whoever watches needs the rest most when the store is away.
+        let stored = self.store.0.first_topics(MAX_METRIC_TOPICS);
+        match stored.and_then(|counted| Ok((counted, self.store.0.gauges()?))) {
+            Ok(((totals, first_topics), gauges)) => of_store(&mut encoder, &totals, &first_topics, &gauges),
+            Err(error) => {
+                tracing::error!(%error, "cannot read the store's metrics; they are left out");
+                Ok(())
+            }
         }
-        topics(&mut encoder, &totals, &first_topics)?;
-        let index = &gauges.index;
+    }
+}
+
+/// What the store knows.
+fn of_store(
+    encoder: &mut DescriptorEncoder,
+    totals: &Totals,
+    first_topics: &[TopicStatus],
+    gauges: &Gauges,
+) -> Result<(), std::fmt::Error> {
+    for (name, help, value) in [
+        (
+            "events_received",
+            "Events committed or dropped as duplicates, since the store was made",
+            totals.accepted + totals.duplicates,
+        ),
+        ("events_accepted", "Events stored", totals.accepted),
+        (
+            "events_duplicate",
+            "Events dropped because their identity was there already, conflicts included",
+            totals.duplicates,
+        ),
+        (
+            "events_conflict",
+            "Duplicates that had another payload than the first one",
+            totals.conflicts,
+        ),
+    ] {
+        counter(encoder, name, help, None, value)?;
+    }
+    topics(encoder, totals, first_topics)?;
+    for (name, help, unit, value) in [
+        ("topics", "Topics with at least one event", None, totals.topics),
+        (
+            "store",
+            "The database; of a file, with its write-ahead log",
+            Some(Unit::Bytes),
+            gauges.store_bytes,
+        ),
+    ] {
+        gauge(encoder, name, help, unit.as_ref(), value)?;
+    }
+    match &gauges.index {
+        Some(index) => of_index(encoder, index),
+        None => Ok(()),
+    }
+}
+
+impl Gathered {
+    fn of_this_process(&self, encoder: &mut DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let queued = self.ingest.0.queued_events() as u64;
         let healthy = self.health.committer_running() && self.health.trouble().is_none();
         for (name, help, unit, value) in [
             ("healthy", "1 when the store can commit", None, u64::from(healthy)),
             (
                 "high_watermark",
-                "The number of the newest event",
+                "The number of the newest event that this server knows of",
                 None,
                 self.store.0.high_watermark(),
             ),
-            ("topics", "Topics with at least one event", None, totals.topics),
             (
                 "topics_limit",
                 "Topics that the store may hold",
@@ -146,52 +181,55 @@ impl Collector for Gathered {
                 limits::MAX_IN_FLIGHT_ANSWER_BYTES as u64,
             ),
             (
-                "index_ids",
-                "Identities in the index, those in segments that have to be rebuilt left out",
-                None,
-                index.ids,
-            ),
-            (
-                "index_tail_events",
-                "Events whose index is not in a segment yet",
-                None,
-                index.tail_events,
-            ),
-            (
-                "index_segments",
-                "Index segments",
-                None,
-                index.tier_segments.iter().sum(),
-            ),
-            (
-                "index_segments_size",
-                "Index segments on disk",
-                Some(Unit::Bytes),
-                index.segment_bytes,
-            ),
-            (
-                "index_filters",
-                "Memory of the segments' filters",
-                Some(Unit::Bytes),
-                index.filter_bytes,
-            ),
-            (
-                "store",
-                "The database file and its write-ahead log",
-                Some(Unit::Bytes),
-                gauges.store_bytes,
-            ),
-            (
                 "uptime",
                 "Time since the server started",
                 Some(Unit::Seconds),
                 self.started.elapsed().as_secs(),
             ),
         ] {
-            gauge(&mut encoder, name, help, unit.as_ref(), value)?;
+            gauge(encoder, name, help, unit.as_ref(), value)?;
         }
-        work(&mut encoder, index)
+        Ok(())
     }
+}
+
+/// What the index knows.
+fn of_index(encoder: &mut DescriptorEncoder, index: &Figures) -> Result<(), std::fmt::Error> {
+    for (name, help, unit, value) in [
+        (
+            "index_ids",
+            "Identities in the index, those in segments that have to be rebuilt left out",
+            None,
+            index.ids,
+        ),
+        (
+            "index_tail_events",
+            "Events whose index is not in a segment yet",
+            None,
+            index.tail_events,
+        ),
+        (
+            "index_segments",
+            "Index segments",
+            None,
+            index.tier_segments.iter().sum(),
+        ),
+        (
+            "index_segments_size",
+            "Index segments on disk",
+            Some(Unit::Bytes),
+            index.segment_bytes,
+        ),
+        (
+            "index_filters",
+            "Memory of the segments' filters",
+            Some(Unit::Bytes),
+            index.filter_bytes,
+        ),
+    ] {
+        gauge(encoder, name, help, unit.as_ref(), value)?;
+    }
+    work(encoder, index)
 }
 
 /// Events by topic and outcome. What is not of the topics that came first is counted together, so that the number of

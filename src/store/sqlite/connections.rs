@@ -47,7 +47,7 @@ impl Connections {
             })
             .unwrap_or_else(PoisonError::into_inner);
         if state.lent >= limits::MAX_CONCURRENT_QUERIES {
-            return Err(ReadError(format!(
+            return Err(ReadError::Failed(format!(
                 "{} queries were running for {} s; ask again",
                 limits::MAX_CONCURRENT_QUERIES,
                 limits::QUERY_WAIT.as_secs()

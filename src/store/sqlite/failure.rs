@@ -104,7 +104,7 @@ pub(super) fn of_integrity_check(said: &str) -> String {
 
 /// An error of a read.
 pub(super) fn read(paths: &Paths, error: &Error) -> ReadError {
-    ReadError(format!(
+    ReadError::Failed(format!(
         "{} cannot be read: {error}; {}",
         paths.database.display(),
         advice(error)

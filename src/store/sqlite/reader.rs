@@ -52,6 +52,10 @@ impl Store for SqliteStore {
         self.shared.high_watermark.load(Ordering::Acquire)
     }
 
+    fn newest(&self) -> Result<Seq, ReadError> {
+        Ok(self.high_watermark())
+    }
+
     fn page(&self, query: &Query) -> Result<Page, ReadError> {
         let high = self.high_watermark();
         self.connections.with(&self.shared.paths, |connection| {
@@ -67,28 +71,29 @@ impl Store for SqliteStore {
         })
     }
 
-    fn totals(&self) -> Totals {
-        self.shared.topics().totals()
+    fn totals(&self, shown: &TopicFilter) -> Result<Totals, ReadError> {
+        Ok(self.shared.topics().totals_of(shown))
     }
 
-    fn totals_of(&self, shown: &TopicFilter) -> Totals {
-        self.shared.topics().totals_of(shown)
+    fn topics(
+        &self,
+        shown: &TopicFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<TopicStatus>, ReadError> {
+        Ok(self.shared.topics().list(shown, after, limit))
     }
 
-    fn topics(&self, shown: &TopicFilter, after: Option<&str>, limit: usize) -> Vec<TopicStatus> {
-        self.shared.topics().list(shown, after, limit)
-    }
-
-    fn first_topics(&self, limit: usize) -> (Totals, Vec<TopicStatus>) {
+    fn first_topics(&self, limit: usize) -> Result<(Totals, Vec<TopicStatus>), ReadError> {
         let topics = self.shared.topics();
-        (topics.totals(), topics.first(limit))
+        Ok((topics.totals(), topics.first(limit)))
     }
 
-    fn gauges(&self) -> Gauges {
-        Gauges {
-            index: self.shared.index.figures(),
+    fn gauges(&self) -> Result<Gauges, ReadError> {
+        Ok(Gauges {
+            index: Some(self.shared.index.figures()),
             store_bytes: self.shared.paths.database_bytes(),
-        }
+        })
     }
 }
 
@@ -104,10 +109,10 @@ impl Trouble {
         let file = shared.paths.database.display();
         match self {
             Self::Row(RowError::Sqlite(error)) => failure::read(&shared.paths, &error),
-            Self::Row(RowError::Damaged(what)) => ReadError(format!(
+            Self::Row(RowError::Damaged(what)) => ReadError::Failed(format!(
                 "{file}: {what}. Run `oncelog verify`, and go back to a backup"
             )),
-            Self::Index(error) => ReadError(failure::index(&error)),
+            Self::Index(error) => ReadError::Failed(failure::index(&error)),
         }
     }
 }

@@ -31,8 +31,8 @@ fn a_commit_that_finds_the_disk_full_leaves_no_trace_and_works_later() {
     let (mut writer, store) = open(&path);
     commit_many(&mut writer, &store, "id", 30);
     let before = (
-        store.totals(),
-        store.topics(&TopicFilter::all(), None, 10),
+        store.totals(&TopicFilter::all()).unwrap(),
+        store.topics(&TopicFilter::all(), None, 10).unwrap(),
         store.high_watermark(),
     );
     // No more pages than there are.
@@ -50,8 +50,8 @@ fn a_commit_that_finds_the_disk_full_leaves_no_trace_and_works_later() {
     assert!(error.to_string().contains("free some space"), "{error}");
     assert_eq!(
         (
-            store.totals(),
-            store.topics(&TopicFilter::all(), None, 10),
+            store.totals(&TopicFilter::all()).unwrap(),
+            store.topics(&TopicFilter::all(), None, 10).unwrap(),
             store.high_watermark()
         ),
         before
@@ -66,11 +66,17 @@ fn a_commit_that_finds_the_disk_full_leaves_no_trace_and_works_later() {
     };
     assert_eq!((placed[0].outcome, placed[0].seq), (Outcome::Stored, 31));
     assert_eq!((placed[1].outcome, placed[1].seq), (Outcome::Duplicate, 2));
-    let after = (store.totals(), store.topics(&TopicFilter::all(), None, 10));
+    let after = (
+        store.totals(&TopicFilter::all()).unwrap(),
+        store.topics(&TopicFilter::all(), None, 10).unwrap(),
+    );
     drop((writer, store));
     let (_writer, store) = open(&path);
     assert_eq!(
-        (store.totals(), store.topics(&TopicFilter::all(), None, 10)),
+        (
+            store.totals(&TopicFilter::all()).unwrap(),
+            store.topics(&TopicFilter::all(), None, 10).unwrap()
+        ),
         after
     );
 }
@@ -143,8 +149,8 @@ fn commits_without_new_events_are_durable_and_bounded() {
     assert_eq!(snapshots, 1);
     drop((writer, store));
     let (_writer, store) = open(&path);
-    assert_eq!(store.totals().duplicates, commits);
-    assert_eq!(store.totals().accepted, 1);
+    assert_eq!(store.totals(&TopicFilter::all()).unwrap().duplicates, commits);
+    assert_eq!(store.totals(&TopicFilter::all()).unwrap().accepted, 1);
 }
 
 /// A store without merges, which could replace a file before it is damaged or while it is.
@@ -323,7 +329,7 @@ fn a_batch_with_too_many_topics_is_refused_as_a_whole_and_alone() {
     };
     // Nothing of the refused batch was there.
     assert!(placed.iter().all(|placed| placed.outcome == Outcome::Stored));
-    assert_eq!(store.totals().accepted, 3);
+    assert_eq!(store.totals(&TopicFilter::all()).unwrap().accepted, 3);
     assert_eq!(store.find("b", "1").unwrap(), None);
 }
 

@@ -142,9 +142,10 @@ impl Model {
             conflicts: sum(2),
             topics: self.topics.len() as u64,
         };
-        assert_eq!(store.totals(), totals);
+        assert_eq!(store.totals(&TopicFilter::all()).unwrap(), totals);
         let told: Vec<_> = store
             .topics(&TopicFilter::all(), None, 100)
+            .unwrap()
             .iter()
             .map(counts)
             .collect();

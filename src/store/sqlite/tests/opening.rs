@@ -37,7 +37,7 @@ fn a_symbolic_link_leads_to_the_same_lock_and_the_same_index() {
     assert!(message.contains("in use"), "{message}");
     drop((writer, store));
     let (_writer, store) = open(&link);
-    assert_eq!(store.totals().accepted, 30);
+    assert_eq!(store.totals(&TopicFilter::all()).unwrap().accepted, 30);
     assert!(!folder.path().join("elsewhere.db-index").exists());
     assert!(!folder.path().join("elsewhere.db.lock").exists());
 }
@@ -295,16 +295,16 @@ fn a_store_that_was_dropped_forgets_nothing() {
     let (mut writer, store) = open(&path);
     commit_many(&mut writer, &store, "id", 100);
     let before = (
-        store.totals(),
-        store.topics(&TopicFilter::all(), None, 10),
+        store.totals(&TopicFilter::all()).unwrap(),
+        store.topics(&TopicFilter::all(), None, 10).unwrap(),
         store.identity(),
     );
     drop((writer, store));
     let (mut writer, store) = open(&path);
     assert_eq!(
         (
-            store.totals(),
-            store.topics(&TopicFilter::all(), None, 10),
+            store.totals(&TopicFilter::all()).unwrap(),
+            store.topics(&TopicFilter::all(), None, 10).unwrap(),
             store.identity()
         ),
         before
