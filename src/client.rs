@@ -95,6 +95,8 @@ pub enum ClientError {
         status: StatusCode,
         /// What the server says about it.
         detail: String,
+        /// What `Retry-After` asks for.
+        retry_after: Option<Duration>,
     },
     /// The answer is not what this program understands.
     #[error("{url} gave an answer that is not oncelog's ({reason}); is --url right?")]
@@ -113,6 +115,14 @@ impl ClientError {
             Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
             Self::Refused { status, .. } => is_passing(*status),
             Self::Insecure { .. } | Self::NotOurs { .. } => false,
+        }
+    }
+
+    /// How long the server asks to wait before the same request.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 }
@@ -280,6 +290,7 @@ impl Client {
                 url: self.base().clone(),
                 status: answer.status,
                 detail: answer.detail(),
+                retry_after: answer.retry_after,
             });
         }
         self.parse(&answer.body)

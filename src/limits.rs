@@ -285,6 +285,8 @@ pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 pub const CLIENT_BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Largest bound of the wait between two attempts.
 pub const CLIENT_BACKOFF_MOST: Duration = Duration::from_secs(10);
+/// Longest `Retry-After` that a client heeds; a server that asks for more is asked again after this.
+pub const CLIENT_RETRY_AFTER_MOST: Duration = Duration::from_mins(10);
 /// Most connections that `publish`, `simulate` and `bench` open.
 pub const MAX_CLIENT_CONNECTIONS: usize = 4_096;
 /// Largest answer to a publish that `bench` reads, in bytes.

@@ -66,7 +66,7 @@ impl Page {
         loop {
             match Self::get(client, query).await {
                 Err(error) if error.is_passing() && backoff.failures() + 1 < attempts => {
-                    sleep(backoff.next_wait(None)).await;
+                    sleep(backoff.next_wait(error.retry_after())).await;
                 }
                 result => return result,
             }

@@ -66,7 +66,7 @@ impl Tail {
                             output::printable(&error.to_string())
                         );
                     }
-                    sleep(backoff.next_wait(None)).await;
+                    sleep(backoff.next_wait(error.retry_after())).await;
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -1,6 +1,6 @@
 //! How long to wait before a request is sent again.
 
-use crate::limits::{CLIENT_BACKOFF_FIRST, CLIENT_BACKOFF_MOST};
+use crate::limits::{CLIENT_BACKOFF_FIRST, CLIENT_BACKOFF_MOST, CLIENT_RETRY_AFTER_MOST};
 use std::time::Duration;
 
 /// Exponential back-off with full jitter: a wait is anything from nothing to a bound that doubles with each failure,
@@ -11,12 +11,13 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// How long to wait after one more failure; at least what the server asked for.
+    /// How long to wait after one more failure; at least what the server asked for, up to
+    /// [`CLIENT_RETRY_AFTER_MOST`].
     pub fn next_wait(&mut self, retry_after: Option<Duration>) -> Duration {
         let bound = self.bound();
         self.failures = self.failures.saturating_add(1);
         let jitter = bound.mul_f64(fastrand::f64());
-        retry_after.unwrap_or_default().min(CLIENT_BACKOFF_MOST) + jitter
+        retry_after.unwrap_or_default().min(CLIENT_RETRY_AFTER_MOST) + jitter
     }
 
     /// Failures since the last success.
@@ -58,7 +59,10 @@ mod tests {
 
     #[test]
     fn the_wait_is_no_shorter_than_what_the_server_asked_for() {
-        let asked = Duration::from_secs(2);
-        assert!(Backoff::default().next_wait(Some(asked)) >= asked);
+        for asked in [Duration::from_secs(2), CLIENT_RETRY_AFTER_MOST] {
+            assert!(Backoff::default().next_wait(Some(asked)) >= asked);
+        }
+        let most = CLIENT_RETRY_AFTER_MOST + CLIENT_BACKOFF_FIRST;
+        assert!(Backoff::default().next_wait(Some(Duration::MAX)) <= most);
     }
 }

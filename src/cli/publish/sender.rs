@@ -15,7 +15,7 @@ use serde::Deserialize;
 use std::{
     sync::{
         Arc, Mutex as BlockingMutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,9 @@ const TOLD_AFTER_FAILURES: u32 = 5;
 /// The problem of an event that is in order but would make one topic more than the server's store may hold.
 const TOO_MANY_TOPICS: &str = "too-many-topics";
 
+/// The problem of a request with more events than the server, or the key's limit, takes at once.
+const TOO_MANY_EVENTS: &str = "too-many-events";
+
 /// What all connections share.
 pub(super) struct Shared {
     lines: Mutex<Lines>,
@@ -39,6 +42,8 @@ pub(super) struct Shared {
     give_up_after: Option<Duration>,
     /// Whether a person was told that the server does not take requests.
     told_of_trouble: AtomicBool,
+    /// Events that the server takes in one request, as far as is known.
+    most_events: AtomicUsize,
 }
 
 impl Shared {
@@ -55,6 +60,7 @@ impl Shared {
             input_name,
             give_up_after,
             told_of_trouble: AtomicBool::new(false),
+            most_events: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -127,9 +133,13 @@ impl Sender {
             }
         }
         let mut parts = vec![lines];
-        while let Some(part) = parts.pop() {
+        while let Some(mut part) = parts.pop() {
             if part.is_empty() {
                 continue;
+            }
+            let most = self.shared.most_events.load(Ordering::Relaxed);
+            if part.len() > most {
+                parts.push(part.split_off(most));
             }
             match self.deliver(&part).await? {
                 Settled::Acknowledged(counts) => self.shared.count(|summary| {
@@ -168,7 +178,7 @@ impl Sender {
                     if self.shared.told_of_trouble.swap(false, Ordering::Relaxed) {
                         self.shared.tell("the server takes events again");
                     }
-                    return Ok(self.read(&answer)?);
+                    return Ok(self.read(&answer, lines)?);
                 }
                 Err(error) if error.is_passing() => {
                     self.tell_if_unreachable(&error);
@@ -210,10 +220,16 @@ impl Sender {
         ))
     }
 
-    fn read(&self, answer: &Answer) -> Result<Settled, ClientError> {
+    fn read(&self, answer: &Answer, lines: &[Sendable]) -> Result<Settled, ClientError> {
         match answer.status {
             StatusCode::UNPROCESSABLE_ENTITY if answer.problem_name().as_deref() == Some(TOO_MANY_TOPICS) => {
                 Ok(Settled::AtItsLimit(answer.detail()))
+            }
+            StatusCode::PAYLOAD_TOO_LARGE if answer.problem_name().as_deref() == Some(TOO_MANY_EVENTS) => {
+                // It is sent again in two halves, as all that come later had better be.
+                let half = lines.len().div_ceil(2);
+                self.shared.most_events.fetch_min(half, Ordering::Relaxed);
+                Ok(Settled::Refused(answer.detail()))
             }
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
                 Ok(Settled::Refused(answer.detail()))
