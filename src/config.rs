@@ -10,7 +10,10 @@ mod sources;
 pub use settings::{Arguments, SETTINGS, Setting, StoreArguments};
 pub use sources::{Environment, Source};
 
-use crate::limits::MAX_QUEUE_EVENTS;
+use crate::{
+    access::{Limit, Limits, Rate, Unit},
+    limits::MAX_QUEUE_EVENTS,
+};
 use sources::Sources;
 use std::{
     net::IpAddr,
@@ -32,6 +35,9 @@ pub struct Config {
     pub database_path: PathBuf,
     /// Whether requests without a key are let in, wherever they come from (`ALLOW_ANONYMOUS`).
     pub allow_anonymous: bool,
+    /// How fast each key that sets no limit may be used, and all requests without a key together (`RATE_LIMIT_REQUESTS`,
+    /// `RATE_LIMIT_REQUESTS_BURST`, `RATE_LIMIT_EVENTS`, `RATE_LIMIT_EVENTS_BURST`).
+    pub limits: Limits,
     /// What connections are encrypted with; without it they are not (`TLS_CERTIFICATE`, `TLS_KEY`, `TLS_CLIENT_CA`).
     pub tls: Option<TlsFiles>,
     /// Events that may wait for a commit at once, from 1 to [`MAX_QUEUE_EVENTS`] (`QUEUE_MAX_SIZE`).
@@ -127,6 +133,10 @@ impl Config {
             port: sources.value("PORT", |text| text.parse().ok())?,
             database_path: sources.value("DATABASE_PATH", path)?,
             allow_anonymous: sources.value("ALLOW_ANONYMOUS", boolean)?,
+            limits: Limits {
+                requests: limit(&sources, Unit::Requests)?,
+                events: limit(&sources, Unit::Events)?,
+            },
             tls: tls(&sources)?,
             queue_max_size: sources.value("QUEUE_MAX_SIZE", |text| {
                 text.parse()
@@ -177,6 +187,34 @@ fn tls(sources: &Sources) -> Result<Option<TlsFiles>, ConfigError> {
             None => None,
         },
     }))
+}
+
+fn limit(sources: &Sources, unit: Unit) -> Result<Option<Limit>, ConfigError> {
+    let (name, burst_name) = match unit {
+        Unit::Requests => ("RATE_LIMIT_REQUESTS", "RATE_LIMIT_REQUESTS_BURST"),
+        Unit::Events => ("RATE_LIMIT_EVENTS", "RATE_LIMIT_EVENTS_BURST"),
+    };
+    let rate = sources.value(name, |text| match text.parse().ok()? {
+        0 => Some(None),
+        per_second => Rate::new(per_second, None).ok().map(Some),
+    })?;
+    let burst = sources.find(burst_name);
+    match (rate, burst) {
+        (None, None) => Ok(None),
+        (None, Some((source_name, _))) => Err(ConfigError::Incomplete {
+            source_name,
+            name: burst_name,
+            missing: name,
+        }),
+        (Some(rate), None) => Ok(Some(Limit::Rate(rate))),
+        (Some(rate), Some(_)) => {
+            let per_second = rate.per_second().get();
+            let rate = sources.value(burst_name, |text| {
+                Rate::new(per_second, Some(text.parse().ok()?)).ok()
+            })?;
+            Ok(Some(Limit::Rate(rate)))
+        }
+    }
 }
 
 fn path(text: &str) -> Option<PathBuf> {

@@ -16,6 +16,7 @@ mod metrics;
 mod parameters;
 mod publish;
 mod queries;
+mod rate_limit;
 mod reference;
 mod room;
 mod stats;
@@ -146,9 +147,10 @@ impl Api {
             answers.clone(),
             started,
         );
-        let metrics = Arc::new(Metrics::new(gathered, &queries));
+        let metrics = Arc::new(Metrics::new(gathered, &queries, parts.gate.figures()));
         let pressure = answers.pressure().clone();
-        let (router, description) = described_routes().split_for_parts();
+        let (router, mut description) = described_routes().split_for_parts();
+        documents::describe_limits(&mut description);
         let app = AppState {
             cursors: Cursors::new(parts.store.identity(), parts.store.branches()),
             store: parts.store,
@@ -191,13 +193,15 @@ impl Api {
         let route = Route::of(request.uri().path());
         let line = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
-        let response = match admission::admit(&self.gate, route, &mut request) {
+        let (standing, admitted) = admission::admit(&self.gate, route, &mut request);
+        let mut response = match admitted {
             Ok(()) => match self.router.call(request).await {
                 Ok(response) => response,
                 Err(impossible) => match impossible {},
             },
             Err(problem) => problem.into_response(),
         };
+        standing.tell(&mut response);
         let took = started.elapsed();
         self.metrics.observe(route, response.status(), took);
         if let Some((method, path)) = line {

@@ -117,6 +117,10 @@ pub const MAX_KEY_FILE_BYTES: u64 = 64 << 20;
 /// How often the server looks whether the file of keys has changed, so how long a revoked key may still be let in.
 pub const KEY_REFRESH: Duration = Duration::from_secs(1);
 
+/// Largest rate limit of requests or events, a second and at once. Rates are kept as nanoseconds from one to the next:
+/// up to this one that is exact to a hundredth.
+pub const MAX_RATE: u32 = 10_000_000;
+
 // ---- TLS ----
 
 /// Handshakes at once, each with at most 64 KiB of messages and a signature; further ones wait for their turn.
@@ -162,6 +166,10 @@ pub const MAX_STATS_TOPICS: usize = 1_000;
 /// Topics that have metrics of their own, those that came first; the others are counted together as `other`. Each makes
 /// three series, and Prometheus keeps every one of them.
 pub const MAX_METRIC_TOPICS: usize = 100;
+
+/// Keys that have metrics of their own, those that were used first since the start; the others are counted together as
+/// `other`. Each makes four series.
+pub const MAX_METRIC_KEYS: usize = 100;
 
 // ---- the store ----
 

@@ -91,7 +91,11 @@ pub async fn serve(
     listener: std::net::TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let gate = Gate::open(KeyFile::beside(&config.database_path), config.allow_anonymous)?;
+    let gate = Gate::open(
+        KeyFile::beside(&config.database_path),
+        config.allow_anonymous,
+        config.limits,
+    )?;
     let address = listener.local_addr().map_err(ServeError::Listen)?.ip();
     if gate.is_open() && !config.allow_anonymous && !address.is_loopback() {
         return Err(ServeError::Open { address });

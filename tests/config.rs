@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use oncelog::{
+    access::{Limit, Limits, Rate},
     config::{Arguments, Config, Environment, LogFormat, SETTINGS, TlsFiles},
     limits,
 };
@@ -63,6 +64,7 @@ fn with_nothing_set_the_defaults_hold() {
             port: 8080,
             database_path: PathBuf::from("data/dedup.db"),
             allow_anonymous: false,
+            limits: Limits::default(),
             queue_max_size: limits::DEFAULT_QUEUE_EVENTS,
             tls: None,
         }
@@ -91,6 +93,7 @@ fn a_flag_wins_over_the_environment_over_the_env_file_over_the_toml_file() {
 
 #[test]
 fn every_setting_can_be_set_in_every_source() {
+    let rate = |per_second, burst| Some(Limit::Rate(Rate::new(per_second, Some(burst)).unwrap()));
     let expected = Config {
         log_level: tracing::Level::DEBUG,
         log_format: LogFormat::Json,
@@ -98,6 +101,10 @@ fn every_setting_can_be_set_in_every_source() {
         port: 0,
         database_path: PathBuf::from("/srv/a b.db"),
         allow_anonymous: false,
+        limits: Limits {
+            requests: rate(5, 50),
+            events: rate(100, 100),
+        },
         queue_max_size: 7,
         tls: Some(TlsFiles {
             certificate: PathBuf::from("tls/chain.pem"),
@@ -112,15 +119,21 @@ fn every_setting_can_be_set_in_every_source() {
         ("PORT", "0"),
         ("DATABASE_PATH", "/srv/a b.db"),
         ("QUEUE_MAX_SIZE", "7"),
+        ("RATE_LIMIT_REQUESTS", "5"),
+        ("RATE_LIMIT_REQUESTS_BURST", "50"),
+        ("RATE_LIMIT_EVENTS", "100"),
+        ("RATE_LIMIT_EVENTS_BURST", "100"),
         ("TLS_CERTIFICATE", "tls/chain.pem"),
         ("TLS_KEY", "tls/key.pem"),
         ("TLS_CLIENT_CA", "tls/clients.pem"),
     ];
     let env_file = "# a comment\nLOG_LEVEL=debug\nexport LOG_FORMAT=json\nHOST=::1\nPORT=0\n\
         DATABASE_PATH=\"/srv/a b.db\"\nQUEUE_MAX_SIZE=7\nSOMETHING_ELSE=1\n\
+        RATE_LIMIT_REQUESTS=5\nRATE_LIMIT_REQUESTS_BURST=50\nRATE_LIMIT_EVENTS=100\nRATE_LIMIT_EVENTS_BURST=100\n\
         TLS_CERTIFICATE=tls/chain.pem\nTLS_KEY=tls/key.pem\nTLS_CLIENT_CA=tls/clients.pem\n";
     let config_file = "log_level = \"debug\"\nlog_format = \"json\"\nhost = \"::1\"\nport = 0\n\
         database_path = \"/srv/a b.db\"\nqueue_max_size = \"7\"\n\
+        rate_limit_requests = 5\nrate_limit_requests_burst = 50\nrate_limit_events = 100\nrate_limit_events_burst = 100\n\
         tls_certificate = \"tls/chain.pem\"\ntls_key = \"tls/key.pem\"\ntls_client_ca = \"tls/clients.pem\"\n";
     for given in [
         Given {
@@ -187,6 +200,9 @@ fn each_setting_refuses_what_it_cannot_be() {
         ("QUEUE_MAX_SIZE", "0"),
         ("QUEUE_MAX_SIZE", "1000001"),
         ("QUEUE_MAX_SIZE", "many"),
+        ("RATE_LIMIT_REQUESTS", "-1"),
+        ("RATE_LIMIT_REQUESTS", "0.5"),
+        ("RATE_LIMIT_EVENTS", "10000001"),
     ] {
         let given = Given {
             environment: &[(name, value)],
@@ -216,12 +232,43 @@ fn each_setting_refuses_what_it_cannot_be() {
 }
 
 #[test]
-fn the_described_bound_of_the_queue_is_the_one_that_holds() {
-    let setting = SETTINGS
-        .iter()
-        .find(|setting| setting.name == "QUEUE_MAX_SIZE")
-        .unwrap();
-    assert!(setting.allowed.ends_with(&limits::MAX_QUEUE_EVENTS.to_string()));
+fn a_burst_needs_its_rate_and_is_at_least_as_large() {
+    let alone = Given {
+        env_file: Some("RATE_LIMIT_EVENTS_BURST=5"),
+        ..Given::default()
+    };
+    assert_eq!(
+        alone.error(),
+        "RATE_LIMIT_EVENTS_BURST in .env is set, but RATE_LIMIT_EVENTS is not: set RATE_LIMIT_EVENTS as well, or unset \
+         RATE_LIMIT_EVENTS_BURST"
+    );
+    let smaller = Given {
+        flags: &[("RATE_LIMIT_REQUESTS", "10"), ("RATE_LIMIT_REQUESTS_BURST", "9")],
+        ..Given::default()
+    };
+    assert_eq!(
+        smaller.error(),
+        "--rate-limit-requests-burst is \"9\"; allowed: a whole number from RATE_LIMIT_REQUESTS to 10000000"
+    );
+    let without = Given {
+        flags: &[("RATE_LIMIT_REQUESTS", "0")],
+        ..Given::default()
+    };
+    assert_eq!(without.load().unwrap().limits, Limits::default());
+}
+
+#[test]
+fn the_described_bounds_are_those_that_hold() {
+    for (name, bound) in [
+        ("QUEUE_MAX_SIZE", limits::MAX_QUEUE_EVENTS.to_string()),
+        ("RATE_LIMIT_REQUESTS", limits::MAX_RATE.to_string()),
+        ("RATE_LIMIT_REQUESTS_BURST", limits::MAX_RATE.to_string()),
+        ("RATE_LIMIT_EVENTS", limits::MAX_RATE.to_string()),
+        ("RATE_LIMIT_EVENTS_BURST", limits::MAX_RATE.to_string()),
+    ] {
+        let setting = SETTINGS.iter().find(|setting| setting.name == name).unwrap();
+        assert!(setting.allowed.ends_with(&bound), "{name}");
+    }
 }
 
 #[test]
@@ -266,7 +313,8 @@ fn a_toml_file_with_an_unknown_key_a_wrong_type_or_broken_text_says_so() {
     assert_eq!(
         error("prot = 1"),
         "oncelog.toml: unknown setting \"prot\"; known: log_level, log_format, host, port, tls_certificate, tls_key, \
-         tls_client_ca, database_path, database_url, broker_url, allow_anonymous, queue_max_size"
+         tls_client_ca, database_path, database_url, broker_url, allow_anonymous, rate_limit_requests, \
+         rate_limit_requests_burst, rate_limit_events, rate_limit_events_burst, queue_max_size"
     );
     assert_eq!(
         error("port = true"),

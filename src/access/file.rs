@@ -6,6 +6,7 @@
 
 use super::{
     grant::{Grant, Scope, TopicPattern},
+    rate::Limits,
     secret::{Hash, Secret},
 };
 use crate::limits::{MAX_KEY_FILE_BYTES, MAX_KEY_PATTERNS, MAX_KEYS, MAX_NAME_CHARS};
@@ -45,6 +46,10 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
     /// Since when it is refused, if it is.
     pub revoked_at: Option<Timestamp>,
+    /// How fast it may be used. A program that does not know of limits refuses a file that has some; one without can be
+    /// read by all.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
     /// The SHA-256 of its secret, in base64url.
     secret_sha256: String,
 }
@@ -75,6 +80,8 @@ pub struct NewKey {
     pub topics: Vec<TopicPattern>,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
+    /// How fast it may be used.
+    pub limits: Limits,
 }
 
 /// Why the keys cannot be read or changed. The message says what was wrong, where, and what to do.
@@ -209,6 +216,7 @@ impl KeyFile {
             created_at: now,
             expires_at,
             revoked_at: None,
+            limits: wanted.limits,
             secret_sha256: secret.hash().to_text(),
         };
         self.change(|keys| {
@@ -226,7 +234,18 @@ impl KeyFile {
 
     /// Refuses a key from now on. Revoking it again changes nothing.
     pub fn revoke(&self, id: &str) -> Result<KeyRecord, KeyFileError> {
-        let mut revoked = None;
+        self.change_key(id, |key| {
+            key.revoked_at.get_or_insert_with(now);
+        })
+    }
+
+    /// Changes how fast a key may be used; its secret stays.
+    pub fn limit(&self, id: &str, change: impl FnOnce(&mut Limits)) -> Result<KeyRecord, KeyFileError> {
+        self.change_key(id, |key| change(&mut key.limits))
+    }
+
+    fn change_key(&self, id: &str, change: impl FnOnce(&mut KeyRecord)) -> Result<KeyRecord, KeyFileError> {
+        let mut changed = None;
         self.change(|keys| {
             let Some(key) = keys.iter_mut().find(|key| key.id == id) else {
                 return Err(KeyFileError::Refused(format!(
@@ -234,11 +253,11 @@ impl KeyFile {
                     self.path.display()
                 )));
             };
-            key.revoked_at.get_or_insert_with(now);
-            revoked = Some(key.clone());
+            change(key);
+            changed = Some(key.clone());
             Ok(())
         })?;
-        revoked.ok_or_else(|| KeyFileError::Refused(format!("there is no key {id}")))
+        changed.ok_or_else(|| KeyFileError::Refused(format!("there is no key {id}")))
     }
 
     fn change(
@@ -315,6 +334,7 @@ fn private_file(path: &Path, empty: bool) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::{Limit, Rate};
 
     fn wanted(name: &str) -> NewKey {
         NewKey {
@@ -322,6 +342,7 @@ mod tests {
             scopes: vec![Scope::Publish],
             topics: vec!["*".parse().expect("a pattern")],
             expires_at: None,
+            limits: Limits::default(),
         }
     }
 
@@ -357,6 +378,29 @@ mod tests {
             .expect("parts");
         assert!(!text.contains(&shown));
         assert!(keys[0].hash().expect("a hash").is(&secret.hash()));
+    }
+
+    #[test]
+    fn the_limits_of_a_key_change_and_nothing_else_of_it() {
+        let (_folder, file) = file();
+        let (made, _) = file.create(wanted("a")).expect("made");
+        let text = || fs::read_to_string(file.path()).expect("readable");
+        let before = text();
+        // What an older program wrote, and can read.
+        assert!(!before.contains("limits"), "{before}");
+        let rate = Rate::new(5, None).expect("a rate");
+        let changed = file
+            .limit(&made.id, |limits| limits.events = Some(Limit::Rate(rate)))
+            .expect("changed");
+        assert_eq!(changed.limits.events, Some(Limit::Rate(rate)));
+        assert_eq!(
+            file.read().expect("readable").expect("there")[0].limits,
+            changed.limits
+        );
+        file.limit(&made.id, |limits| *limits = Limits::default())
+            .expect("changed back");
+        assert_eq!(text(), before);
+        file.limit("0000000000000000", |_| ()).expect_err("no such key");
     }
 
     #[test]

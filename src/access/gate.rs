@@ -1,8 +1,11 @@
 //! Lets a request in, or not, by its `Authorization` header.
 
 use super::{
+    allowance::Allowance,
+    figures::Figures,
     file::{KeyFile, KeyFileError, KeyRecord, Stamp},
     grant::{Grant, Scope},
+    rate::Limits,
     secret::{Hash, Secret},
 };
 use hashbrown::HashMap;
@@ -13,41 +16,48 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 #[derive(Clone, Debug)]
 pub enum Caller {
     /// Nobody in particular, who may do everything: the server asks for no keys.
-    Anyone,
+    Anyone(Arc<Allowance>),
     /// The owner of a key.
-    Key(Arc<Grant>),
+    Key(Arc<Grant>, Arc<Allowance>),
 }
 
 impl Caller {
     /// Whether it may do this, for some topic at least.
     pub fn may(&self, scope: Scope) -> bool {
         match self {
-            Self::Anyone => true,
-            Self::Key(grant) => grant.has(scope),
+            Self::Anyone(_) => true,
+            Self::Key(grant, _) => grant.has(scope),
         }
     }
 
     /// Whether what it may do it may do with every topic.
     pub fn has_every_topic(&self) -> bool {
         match self {
-            Self::Anyone => true,
-            Self::Key(grant) => grant.has_every_topic(),
+            Self::Anyone(_) => true,
+            Self::Key(grant, _) => grant.has_every_topic(),
         }
     }
 
     /// Whether what it may do it may do with this topic.
     pub fn has_topic(&self, topic: &str) -> bool {
         match self {
-            Self::Anyone => true,
-            Self::Key(grant) => grant.has_topic(topic),
+            Self::Anyone(_) => true,
+            Self::Key(grant, _) => grant.has_topic(topic),
         }
     }
 
     /// The id of its key.
     pub fn key_id(&self) -> Option<&str> {
         match self {
-            Self::Anyone => None,
-            Self::Key(grant) => Some(&grant.id),
+            Self::Anyone(_) => None,
+            Self::Key(grant, _) => Some(&grant.id),
+        }
+    }
+
+    /// What it may still do. All requests without a key share one.
+    pub fn allowance(&self) -> &Arc<Allowance> {
+        match self {
+            Self::Anyone(allowance) | Self::Key(_, allowance) => allowance,
         }
     }
 }
@@ -62,6 +72,10 @@ pub struct Refused;
 pub struct Gate {
     file: KeyFile,
     allow_anonymous: bool,
+    /// Of requests without a key, and of keys that set none.
+    limits: Limits,
+    anonymous: Arc<Allowance>,
+    figures: Figures,
     keys: RwLock<Arc<Keys>>,
     seen: Mutex<Seen>,
 }
@@ -83,6 +97,7 @@ struct Key {
     hash: Hash,
     record: KeyRecord,
     grant: Arc<Grant>,
+    allowance: Arc<Allowance>,
 }
 
 impl std::fmt::Debug for Hash {
@@ -92,16 +107,26 @@ impl std::fmt::Debug for Hash {
 }
 
 impl Gate {
-    /// Reads the keys. With `allow_anonymous` a request without a key is let in, whether there are keys or not.
-    pub fn open(file: KeyFile, allow_anonymous: bool) -> Result<Self, KeyFileError> {
+    /// Reads the keys. With `allow_anonymous` a request without a key is let in, whether there are keys or not. The
+    /// `limits` are those of all requests without a key together, and of each key that sets none.
+    pub fn open(file: KeyFile, allow_anonymous: bool, limits: Limits) -> Result<Self, KeyFileError> {
         let stamp = file.stamp()?;
-        let keys = load(&file)?;
+        let figures = Figures::default();
+        let keys = load(&file, limits, &figures, &None)?;
         Ok(Self {
             file,
             allow_anonymous,
+            limits,
+            anonymous: Arc::new(Allowance::of_nobody(limits, &figures)),
+            figures,
             keys: RwLock::new(Arc::new(keys)),
             seen: Mutex::new(Seen { stamp, trouble: None }),
         })
+    }
+
+    /// What callers do, by key.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
     }
 
     /// Whether a request without a key is let in.
@@ -114,11 +139,11 @@ impl Gate {
         let keys = self.keys();
         let Some(keys) = &*keys else {
             // No key can be meant for this server.
-            return Ok(Caller::Anyone);
+            return Ok(self.anyone());
         };
         let Some(authorization) = authorization else {
             return if self.allow_anonymous {
-                Ok(Caller::Anyone)
+                Ok(self.anyone())
             } else {
                 Err(Refused)
             };
@@ -131,10 +156,14 @@ impl Gate {
         let key = keys.get(secret.id()).ok_or(Refused)?;
         let known = secret.hash().is(&key.hash);
         if known && key.record.is_live(Timestamp::now()) {
-            Ok(Caller::Key(Arc::clone(&key.grant)))
+            Ok(Caller::Key(Arc::clone(&key.grant), Arc::clone(&key.allowance)))
         } else {
             Err(Refused)
         }
+    }
+
+    fn anyone(&self) -> Caller {
+        Caller::Anyone(Arc::clone(&self.anonymous))
     }
 
     /// Reads the file again if it has changed, or could not be read the last time. Until it can be, the keys stay as
@@ -166,7 +195,8 @@ impl Gate {
         if stamp == seen {
             return Ok(None);
         }
-        Ok(Some((stamp, load(&self.file)?)))
+        let keys = load(&self.file, self.limits, &self.figures, &self.keys())?;
+        Ok(Some((stamp, keys)))
     }
 
     fn keys(&self) -> Arc<Keys> {
@@ -174,12 +204,21 @@ impl Gate {
     }
 }
 
-fn load(file: &KeyFile) -> Result<Keys, KeyFileError> {
+/// Reads the keys. What one that was there `before` has used up of its limits stays used up.
+fn load(file: &KeyFile, limits: Limits, figures: &Figures, before: &Keys) -> Result<Keys, KeyFileError> {
     Ok(file.read()?.map(|records| {
         records
             .into_iter()
             .filter_map(|record| {
+                let before = before.as_ref().and_then(|keys| keys.get(&record.id));
+                let allowance = Allowance::of_key(
+                    &record.id,
+                    record.limits.or(limits),
+                    figures,
+                    before.map(|key| &*key.allowance),
+                );
                 let key = Key {
+                    allowance: Arc::new(allowance),
                     // Reading the file has checked it.
                     hash: record.hash()?,
                     grant: Arc::new(record.grant()),
@@ -208,6 +247,7 @@ mod tests {
             scopes: vec![Scope::Read],
             topics: vec!["a.*".parse().expect("a pattern")],
             expires_at: None,
+            limits: Limits::default(),
         }
     }
 
@@ -218,7 +258,12 @@ mod tests {
     #[test]
     fn without_a_key_anywhere_everyone_may_do_everything() {
         let folder = tempfile::tempdir().expect("a folder");
-        let gate = Gate::open(KeyFile::beside(&folder.path().join("x.db")), false).expect("opened");
+        let gate = Gate::open(
+            KeyFile::beside(&folder.path().join("x.db")),
+            false,
+            Limits::default(),
+        )
+        .expect("opened");
         assert!(gate.is_open());
         for authorization in [None, Some(&b"Bearer whatever"[..])] {
             let caller = gate.admit(authorization).expect("let in");
@@ -230,7 +275,7 @@ mod tests {
     fn with_a_key_only_its_owner_gets_in_and_changes_count_at_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("x.db"));
-        let gate = Gate::open(file.clone(), false).expect("opened");
+        let gate = Gate::open(file.clone(), false, Limits::default()).expect("opened");
         let (record, secret) = file.create(wanted()).expect("made");
         gate.refresh();
         assert!(!gate.is_open());
@@ -266,7 +311,7 @@ mod tests {
             secret.id(),
             other.reveal().splitn(3, '_').last().expect("parts")
         );
-        let gate = Gate::open(file, false).expect("opened");
+        let gate = Gate::open(file, false, Limits::default()).expect("opened");
         for wrong in [
             &b""[..],
             b"Bearer",
@@ -309,7 +354,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("x.db"));
         let (_, secret) = file.create(wanted()).expect("made");
-        let gate = Gate::open(file.clone(), false).expect("opened");
+        let gate = Gate::open(file.clone(), false, Limits::default()).expect("opened");
         std::fs::write(file.path(), "{").expect("written");
         gate.refresh();
         gate.admit(Some(&header(&secret))).expect("let in as before");
@@ -324,7 +369,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("x.db"));
         let (record, secret) = file.create(wanted()).expect("made");
-        let gate = Gate::open(file.clone(), false).expect("opened");
+        let gate = Gate::open(file.clone(), false, Limits::default()).expect("opened");
         file.revoke(&record.id).expect("revoked");
         let revoked = std::fs::read(file.path()).expect("readable");
         // Whoever copies a file over another keeps its times, so that what could not be read looks like what can be.
@@ -349,10 +394,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("x.db"));
         let (_, secret) = file.create(wanted()).expect("made");
-        let gate = Gate::open(file, true).expect("opened");
+        let gate = Gate::open(file, true, Limits::default()).expect("opened");
         assert!(gate.is_open());
-        assert!(matches!(gate.admit(None), Ok(Caller::Anyone)));
-        assert!(matches!(gate.admit(Some(&header(&secret))), Ok(Caller::Key(_))));
+        assert!(matches!(gate.admit(None), Ok(Caller::Anyone(_))));
+        assert!(matches!(gate.admit(Some(&header(&secret))), Ok(Caller::Key(..))));
         assert_eq!(gate.admit(Some(b"Bearer oncelog_a_b")).err(), Some(Refused));
     }
 }

@@ -1,18 +1,21 @@
-//! `oncelog keys`: makes, lists and revokes the API keys of a store.
+//! `oncelog keys`: makes, lists, limits and revokes the API keys of a store.
+
+mod limits;
 
 use super::{
     Failure,
     output::{self, columns, printable},
 };
 use crate::{
-    access::{KeyFile, KeyFileError, KeyRecord, NewKey, Scope, TopicPattern},
+    access::{KeyFile, KeyFileError, KeyRecord, Limits, NewKey, Scope, TopicPattern},
     config::{Config, StoreArguments},
 };
 use clap::Subcommand;
 use jiff::{Span, Timestamp, tz::TimeZone};
+use limits::{LimitArguments, in_words};
 use serde::Serialize;
 
-/// Make, list and revoke API keys
+/// Make, list, limit and revoke API keys
 ///
 /// Keys stand in a file beside the store, DATABASE_PATH-keys.json, which has their hashes and no secrets. A server that
 /// is running knows of a change within a second. As soon as a store has a key, its server asks for one.
@@ -20,7 +23,9 @@ use serde::Serialize;
 #[command(after_help = "Examples:\n  \
     oncelog keys create --name admin --scope admin\n  \
     oncelog keys create --name shop --scope publish --topic 'orders.*' --expires 90d\n  \
+    oncelog keys create --name batch --scope publish --events-per-second 5000 --events-burst 20000\n  \
     oncelog keys list\n  \
+    oncelog keys limit 3f9c2a7be1d04586 --requests-per-second 50\n  \
     oncelog keys revoke 3f9c2a7be1d04586")]
 pub(super) struct Keys {
     #[command(subcommand)]
@@ -33,6 +38,8 @@ enum Action {
     Create(Create),
     /// Show all keys, without their secrets
     List(List),
+    /// Change how fast a key may be used; what is not given stays as it is
+    Limit(SetLimit),
     /// Refuse a key from now on
     Revoke(Revoke),
 }
@@ -57,11 +64,23 @@ struct Create {
     #[arg(long, value_name = "WHEN", value_parser = expiry)]
     expires: Option<Timestamp>,
     #[command(flatten)]
+    limits: LimitArguments,
+    #[command(flatten)]
     output: Output,
 }
 
 #[derive(clap::Args)]
 struct List {
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(clap::Args)]
+struct SetLimit {
+    /// The key's id, as `oncelog keys list` shows it
+    id: String,
+    #[command(flatten)]
+    limits: LimitArguments,
     #[command(flatten)]
     output: Output,
 }
@@ -101,6 +120,10 @@ struct Shown<'a> {
     state: &'static str,
     scopes: &'a [Scope],
     topics: &'a [TopicPattern],
+    #[serde(flatten)]
+    limits: limits::Shown,
+    #[serde(skip)]
+    limits_in_words: [Option<String>; 2],
     created_at: String,
     expires_at: Option<String>,
     revoked_at: Option<String>,
@@ -122,6 +145,8 @@ impl<'a> Shown<'a> {
             state,
             scopes: &record.scopes,
             topics: &record.topics,
+            limits: record.limits.into(),
+            limits_in_words: [in_words(record.limits.requests), in_words(record.limits.events)],
             created_at: time(record.created_at),
             expires_at: record.expires_at.map(time),
             revoked_at: record.revoked_at.map(time),
@@ -129,6 +154,7 @@ impl<'a> Shown<'a> {
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
+        let [requests, events] = self.limits_in_words.clone();
         [
             ("key", self.key.clone()),
             ("id", Some(self.id.to_owned())),
@@ -136,6 +162,8 @@ impl<'a> Shown<'a> {
             ("state", Some(self.state.to_owned())),
             ("scopes", Some(joined(self.scopes))),
             ("topics", Some(joined(self.topics))),
+            ("requests", requests),
+            ("events", events),
             ("created", Some(self.created_at.clone())),
             ("expires", self.expires_at.clone()),
             ("revoked", self.revoked_at.clone()),
@@ -156,6 +184,7 @@ impl Keys {
         match self.action {
             Action::Create(create) => create.run(),
             Action::List(list) => list.run(),
+            Action::Limit(limit) => limit.run(),
             Action::Revoke(revoke) => revoke.run(),
         }
     }
@@ -169,6 +198,7 @@ impl Create {
             scopes: self.scopes,
             topics: self.topics,
             expires_at: self.expires,
+            limits: self.limits.changes()?.apply(Limits::default()),
         })?;
         let shown = Shown::new(&record, Some(secret.reveal()));
         if self.output.json {
@@ -197,6 +227,26 @@ impl List {
         }
         let blocks: Vec<_> = shown.iter().map(|key| columns(key.rows())).collect();
         output::print(&blocks.join("\n"))
+    }
+}
+
+impl SetLimit {
+    fn run(self) -> Result<(), Failure> {
+        if self.limits.is_empty() {
+            return Err(Failure::Usage(
+                "nothing to change: give --requests-per-second or --events-per-second".to_owned(),
+            ));
+        }
+        let changes = self.limits.changes()?;
+        let record = self
+            .output
+            .file()?
+            .limit(&self.id, |limits| *limits = changes.apply(*limits))?;
+        let shown = Shown::new(&record, None);
+        if self.output.json {
+            return output::print_json(&shown);
+        }
+        output::print(&columns(shown.rows()))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Who a request is from, and whether it may come in: asked once, before the router sees it.
 //!
-//! Everything needs a key when the server has keys, but the three health checks, which say less without one. Handlers
-//! take the [`Caller`] ([`Admitted`]) and ask it about topics.
+//! Everything needs a key when the server has keys, but the three health checks, which say less without one. Whatever needs
+//! a key counts against its limit of requests, too. Handlers take the [`Caller`] ([`Admitted`]) and ask it about topics.
 
 use super::{
     error::{Kind, Problem},
     metrics::Route,
+    rate_limit::Standing,
 };
 use crate::{
     access::{Caller, Gate, Scope},
@@ -18,37 +19,52 @@ use axum::{
 };
 use std::convert::Infallible;
 
-/// Lets a request in, and notes from whom it is.
-pub(super) fn admit(gate: &Gate, route: Route, request: &mut Request<Body>) -> Result<(), Problem> {
+/// Lets a request in, and notes from whom it is. Also says where its sender stands with its limits.
+pub(super) fn admit(
+    gate: &Gate,
+    route: Route,
+    request: &mut Request<Body>,
+) -> (Standing, Result<(), Problem>) {
     let authorization = request.headers().get(header::AUTHORIZATION);
     let caller = gate.admit(authorization.map(header::HeaderValue::as_bytes));
-    let caller = match (needed(route), caller) {
-        (Need::Nothing, caller) => caller.ok(),
-        (_, Err(refused)) => return Err(Problem::new(Kind::NoValidKey, refused.to_string())),
-        (Need::Key, Ok(caller)) => Some(caller),
-        (Need::Scope(scope), Ok(caller)) if caller.may(scope) => Some(caller),
-        (Need::EveryTopic(scope), Ok(caller)) if caller.may(scope) && caller.has_every_topic() => {
-            Some(caller)
-        }
-        (Need::Scope(scope), Ok(_)) => {
-            return Err(Problem::new(
-                Kind::NotAllowed,
-                format!("the key lacks the scope {scope}"),
-            ));
-        }
-        (Need::EveryTopic(scope), Ok(_)) => {
-            return Err(Problem::new(
-                Kind::NotAllowed,
-                format!(
-                    "this is about all topics together; it takes a key with the scope {scope} for every topic"
-                ),
-            ));
+    let need = needed(route);
+    let (standing, admitted) = match (&need, caller) {
+        (Need::Nothing, caller) => (Standing::default(), Ok(caller.ok())),
+        (_, Err(refused)) => (
+            Standing::default(),
+            Err(Problem::new(Kind::NoValidKey, refused.to_string())),
+        ),
+        (_, Ok(caller)) => {
+            let (standing, within_limit) = Standing::of_request(caller.allowance());
+            let admitted = within_limit.and_then(|()| check_scope(&need, &caller));
+            (standing, admitted.map(|()| Some(caller)))
         }
     };
-    if let Some(caller) = caller {
-        request.extensions_mut().insert(Known(caller));
+    let admitted = admitted.map(|caller| {
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(Known(caller));
+        }
+    });
+    (standing, admitted)
+}
+
+/// Refuses what the key does not allow.
+fn check_scope(need: &Need, caller: &Caller) -> Result<(), Problem> {
+    match need {
+        Need::Nothing | Need::Key => Ok(()),
+        Need::Scope(scope) if caller.may(*scope) => Ok(()),
+        Need::EveryTopic(scope) if caller.may(*scope) && caller.has_every_topic() => Ok(()),
+        Need::Scope(scope) => Err(Problem::new(
+            Kind::NotAllowed,
+            format!("the key lacks the scope {scope}"),
+        )),
+        Need::EveryTopic(scope) => Err(Problem::new(
+            Kind::NotAllowed,
+            format!(
+                "this is about all topics together; it takes a key with the scope {scope} for every topic"
+            ),
+        )),
     }
-    Ok(())
 }
 
 /// What a route asks for.

@@ -168,7 +168,8 @@ fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<ResponseObject>> {
                 "application/problem+json",
                 ContentBuilder::new().schema(Some(body.clone())).build(),
             );
-            if status == StatusCode::SERVICE_UNAVAILABLE.as_str() {
+            let passing = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+            if passing.iter().any(|passing| status == passing.as_str()) {
                 response = response.header("Retry-After", retry_after());
             }
             if status == StatusCode::UNAUTHORIZED.as_str() {
@@ -182,11 +183,40 @@ fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<ResponseObject>> {
         .collect()
 }
 
-fn scheme() -> Header {
+/// Adds the headers about limits to every answer of the calls that have some.
+pub(super) fn describe_limits(description: &mut utoipa::openapi::OpenApi) {
+    let calls = description
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|path| [&mut path.get, &mut path.post]);
+    for call in calls.flatten() {
+        let responses = &mut call.responses.responses;
+        if !responses.contains_key(StatusCode::TOO_MANY_REQUESTS.as_str()) {
+            continue;
+        }
+        for response in responses.values_mut() {
+            if let RefOr::T(response) = response {
+                response.headers.insert("RateLimit-Policy".to_owned(), RefOr::T(text_header(
+                    "With a limit: the limits. `q` at once, within `w` seconds, of `requests` and `events`, such as `\"requests\";q=100;w=1`.",
+                )));
+                response.headers.insert("RateLimit".to_owned(), RefOr::T(text_header(
+                    "With a limit: what is left of those that the request counts against. `r` for the next `t` seconds, such as `\"requests\";r=99;t=1`.",
+                )));
+            }
+        }
+    }
+}
+
+fn text_header(description: &str) -> Header {
     HeaderBuilder::new()
         .schema(Some(Object::with_type(Type::String)))
-        .description(Some("The scheme in which a key is sent: `Bearer`."))
+        .description(Some(description))
         .build()
+}
+
+fn scheme() -> Header {
+    text_header("The scheme in which a key is sent: `Bearer`.")
 }
 
 fn retry_after() -> Header {
@@ -213,6 +243,7 @@ impl IntoResponses for PublishProblems {
             Kind::InvalidEvent,
             Kind::TooManyTopics,
             Kind::InvalidParameter,
+            Kind::RateLimited,
             Kind::Internal,
             Kind::QueueFull,
             Kind::Overloaded,
@@ -232,6 +263,7 @@ impl IntoResponses for QueryProblems {
             Kind::NotAllowed,
             Kind::InvalidParameter,
             Kind::InvalidCursor,
+            Kind::RateLimited,
             Kind::Internal,
             Kind::Overloaded,
             Kind::StoreUnavailable,
@@ -249,6 +281,7 @@ impl IntoResponses for EventProblems {
             Kind::NotAllowed,
             Kind::NoSuchEvent,
             Kind::InvalidParameter,
+            Kind::RateLimited,
             Kind::Internal,
             Kind::Overloaded,
             Kind::StoreUnavailable,
@@ -270,7 +303,7 @@ pub(super) struct KeyProblems;
 
 impl IntoResponses for KeyProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseObject>> {
-        problems(&[Kind::NoValidKey])
+        problems(&[Kind::NoValidKey, Kind::RateLimited])
     }
 }
 
@@ -283,6 +316,7 @@ impl IntoResponses for ReadProblems {
             Kind::NoValidKey,
             Kind::NotAllowed,
             Kind::InvalidParameter,
+            Kind::RateLimited,
             Kind::Internal,
             Kind::Overloaded,
             Kind::StoreUnavailable,

@@ -3,6 +3,7 @@
 //! Handlers return a [`Problem`]; it answers as `application/problem+json` (RFC 9457). What went wrong inside the
 //! server is logged where it is noticed and never shown beyond a sentence.
 
+use super::rate_limit::EventsLeft;
 use crate::{
     event::{ParseError, ParseErrorKind},
     ingest::SubmitError,
@@ -36,6 +37,7 @@ pub(crate) enum Kind {
     InvalidParameter,
     InvalidCursor,
     TlsRequired,
+    RateLimited,
     QueueFull,
     Overloaded,
     StoreUnavailable,
@@ -45,7 +47,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All kinds, in the order of their status.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::NotJson,
         Self::BrokenBody,
         Self::NoValidKey,
@@ -62,6 +64,7 @@ impl Kind {
         Self::InvalidParameter,
         Self::InvalidCursor,
         Self::TlsRequired,
+        Self::RateLimited,
         Self::Internal,
         Self::QueueFull,
         Self::Overloaded,
@@ -130,7 +133,7 @@ impl Kind {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too-many-events",
                 "The request has too many events",
-                "The request has more events than fit into the queue (`QUEUE_MAX_SIZE`). Send it in parts.",
+                "The request has more events than the queue (`QUEUE_MAX_SIZE`) or a rate limit takes at once. Send it in parts.",
             ),
             Self::UnsupportedMediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -167,6 +170,12 @@ impl Kind {
                 "tls-required",
                 "The port speaks HTTPS only",
                 "The request came unencrypted to a server that has a certificate. Begin the URL with `https://`.",
+            ),
+            Self::RateLimited => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate-limited",
+                "A rate limit is reached",
+                "The key, or all without one, may not go so fast. Nothing is stored; send it again after `Retry-After`.",
             ),
             Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -233,6 +242,8 @@ pub(crate) struct Problem {
     kind: Kind,
     detail: String,
     place: Option<String>,
+    retry_after_seconds: Option<u64>,
+    events_left: Option<EventsLeft>,
 }
 
 /// The body of an error answer (RFC 9457).
@@ -261,11 +272,27 @@ pub(crate) struct ProblemBody<'a> {
 impl Problem {
     /// A problem; `detail` says what was wrong and what is allowed.
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let busy = kind.status() == StatusCode::SERVICE_UNAVAILABLE;
         Self {
             kind,
             detail: detail.into(),
             place: None,
+            retry_after_seconds: busy.then_some(RETRY_AFTER_SECONDS),
+            events_left: None,
         }
+    }
+
+    /// The same, to be sent again after this time.
+    pub(super) fn with_retry_after(self, seconds: u64) -> Self {
+        Self {
+            retry_after_seconds: Some(seconds),
+            ..self
+        }
+    }
+
+    /// The same, with what is left of the limit of events.
+    pub(super) fn with_events_left(self, events_left: Option<EventsLeft>) -> Self {
+        Self { events_left, ..self }
     }
 
     /// A problem with a part of the request.
@@ -343,8 +370,8 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(
@@ -354,6 +381,9 @@ impl IntoResponse for Problem {
         }
         if self.kind.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(left) = self.events_left {
+            response.extensions_mut().insert(left);
         }
         response
     }

@@ -10,6 +10,7 @@ mod process;
 pub(super) use gathered::Gathered;
 
 use super::{App, documents::ReadProblems, error::Problem, queries::Queries};
+use crate::access::Figures;
 use axum::{
     body::Body,
     extract::State,
@@ -132,7 +133,9 @@ const BUCKETS: [f64; 12] = [
 ];
 
 /// The statuses that answers have; any other one costs a look-up.
-const STATUSES: [u16; 13] = [200, 303, 400, 401, 403, 404, 405, 408, 413, 415, 422, 500, 503];
+const STATUSES: [u16; 15] = [
+    200, 303, 400, 401, 403, 404, 405, 408, 413, 415, 422, 426, 429, 500, 503,
+];
 
 /// All metrics of a server.
 pub(crate) struct Metrics {
@@ -145,7 +148,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// The metrics of these parts.
-    pub(crate) fn new(gathered: Gathered, queries: &Queries) -> Self {
+    pub(crate) fn new(gathered: Gathered, queries: &Queries, callers: &Figures) -> Self {
         let mut all = Registry::default();
         all.register_collector(Box::new(Process));
         let registry = all.sub_registry_with_prefix("oncelog");
@@ -167,6 +170,7 @@ impl Metrics {
         );
         gathered.ingest().figures().register(registry);
         queries.register(registry);
+        callers.register(registry);
         registry.register_collector(Box::new(gathered));
         Self {
             registry: all,

@@ -8,6 +8,7 @@ use super::{
     documents::PublishProblems,
     error::{Kind, Problem},
     parameters::Parameters,
+    rate_limit::EventsLeft,
 };
 use crate::{
     access::Caller,
@@ -247,8 +248,18 @@ async fn accept(app: &App, caller: &Caller, request: Request, shape: Shape) -> R
         }
         false => None,
     };
+    let left = caller
+        .allowance()
+        .take_events(batch.len())
+        .map_err(|refused| Problem::of_events(refused, batch.len()))?;
     match app.ingest.submit(batch, room).await {
-        Ok(BatchOutcome::Committed(placed)) => answer(&placed, results),
+        Ok(BatchOutcome::Committed(placed)) => {
+            let mut response = answer(&placed, results)?;
+            if let Some(left) = left {
+                response.extensions_mut().insert(EventsLeft(left));
+            }
+            Ok(response)
+        }
         Ok(BatchOutcome::TooManyTopics { event }) => Err(Problem::at(
             Kind::TooManyTopics,
             format!("events[{event}].topic"),

@@ -2,7 +2,7 @@
 
 use super::{Api, Parts, Timeouts};
 use crate::{
-    access::{Gate, KeyFile},
+    access::{Gate, KeyFile, Limits},
     committer::{self, Committers},
     event::{Batch, Identity, Instant, Outcome, Seq},
     health::Health,
@@ -467,7 +467,7 @@ impl Drop for Fixture {
 /// A gate without keys.
 pub(crate) fn open_gate() -> Arc<Gate> {
     let nowhere = KeyFile::beside(Path::new("/nonexistent/oncelog.db"));
-    Arc::new(Gate::open(nowhere, false).expect("no keys"))
+    Arc::new(Gate::open(nowhere, false, Limits::default()).expect("no keys"))
 }
 
 /// A valid event.

@@ -21,6 +21,7 @@ mod keys;
 mod limits;
 mod metrics;
 mod openapi;
+mod rate_limits;
 mod restart;
 mod shutdown;
 mod sqlite_file;

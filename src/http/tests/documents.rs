@@ -87,9 +87,16 @@ async fn every_call_says_what_it_is_and_how_it_fails() {
             );
             assert_eq!(
                 response["headers"]["Retry-After"].is_object(),
-                status == "503",
+                matches!(&**status, "429" | "503"),
                 "{method} {path} {status}"
             );
+            for limits in ["RateLimit", "RateLimit-Policy"] {
+                assert_eq!(
+                    response["headers"][limits].is_object(),
+                    responses.contains_key("429"),
+                    "{method} {path} {status}"
+                );
+            }
         }
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
             assert!(
@@ -97,9 +104,12 @@ async fn every_call_says_what_it_is_and_how_it_fails() {
                 "{method} {path}"
             );
         }
+        // The health checks count against no limit.
+        let checks = ["/health", "/readyz", "/livez"];
+        assert_eq!(responses.contains_key("429"), !checks.contains(&&*path), "{path}");
     }
     let publish = &document["paths"]["/publish"]["post"]["responses"];
-    for status in ["200", "400", "408", "413", "415", "422", "500", "503"] {
+    for status in ["200", "400", "408", "413", "415", "422", "429", "500", "503"] {
         assert!(publish[status].is_object(), "{status}");
     }
 }

@@ -1,7 +1,7 @@
 //! With keys, a request is answered for what its key allows and nothing else.
 
 use crate::{
-    access::{Gate, KeyFile, NewKey, Scope},
+    access::{Gate, KeyFile, Limits, NewKey, Scope},
     health::Trouble,
     http::{
         Timeouts,
@@ -28,7 +28,7 @@ impl Guarded {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("dedup.db"));
-        let gate = Arc::new(Gate::open(file.clone(), false).expect("no keys yet"));
+        let gate = Arc::new(Gate::open(file.clone(), false, Limits::default()).expect("no keys yet"));
         Self {
             fixture: Fixture::behind(Arc::clone(&gate), Timeouts::default()),
             file,
@@ -49,6 +49,7 @@ impl Guarded {
                     .map(|text| text.parse().expect("a pattern"))
                     .collect(),
                 expires_at: None,
+                limits: Limits::default(),
             })
             .expect("a key");
         self.gate.refresh();

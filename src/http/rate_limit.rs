@@ -1,0 +1,174 @@
+//! Tells callers of their limits: the `RateLimit` and `RateLimit-Policy` headers, and what is answered at a limit.
+//!
+//! The headers are those of draft-ietf-httpapi-ratelimit-headers-11. A policy `"events";q=500;w=5` lets 500 events through
+//! at once, and takes five seconds to be as it was; `"events";r=20;t=1` leaves 20 for the next second.
+
+use super::error::{Kind, Problem};
+use crate::access::{Allowance, EventsRefused, Exceeded, Unit};
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, Response},
+};
+use std::{fmt::Write, sync::Arc};
+
+/// What the limits are.
+pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// What is left of them.
+pub(super) const LEFT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// In which time there is more to be had, in whole seconds: a rate brings one a second at least.
+const MORE_WITHIN_SECONDS: u32 = 1;
+
+/// Where a caller stands with its limits, as its request came in.
+#[derive(Default)]
+pub(super) struct Standing {
+    allowance: Option<Arc<Allowance>>,
+    requests: Option<u32>,
+}
+
+/// Events that would be let through now, as an extension of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventsLeft(pub(super) u32);
+
+impl Standing {
+    /// Counts a request and refuses it beyond the limit.
+    pub(super) fn of_request(allowance: &Arc<Allowance>) -> (Self, Result<(), Problem>) {
+        let (requests, result) = match allowance.take_request() {
+            Ok(left) => (left, Ok(())),
+            Err(exceeded) => (Some(exceeded.left), Err(Problem::from(exceeded))),
+        };
+        let standing = Self {
+            allowance: Some(Arc::clone(allowance)),
+            requests,
+        };
+        (standing, result)
+    }
+
+    /// Says it in the headers of the answer, if there is a limit.
+    pub(super) fn tell(&self, response: &mut Response<Body>) {
+        let events = response.extensions_mut().remove::<EventsLeft>();
+        let Some(allowance) = &self.allowance else {
+            return;
+        };
+        let mut policies = Items::default();
+        let mut left = Items::default();
+        for (unit, rate) in allowance.rates() {
+            policies.add(unit, [('q', rate.burst().get()), ('w', rate.seconds_to_fill())]);
+            let count = match unit {
+                Unit::Requests => self.requests,
+                Unit::Events => events.map(|EventsLeft(count)| count),
+            };
+            if let Some(count) = count {
+                left.add(unit, [('r', count), ('t', MORE_WITHIN_SECONDS)]);
+            }
+        }
+        policies.insert(response.headers_mut(), POLICY);
+        left.insert(response.headers_mut(), LEFT);
+    }
+}
+
+/// A list of structured fields (RFC 9651): strings with parameters that are numbers.
+#[derive(Default)]
+struct Items(String);
+
+impl Items {
+    fn add(&mut self, unit: Unit, parameters: [(char, u32); 2]) {
+        if !self.0.is_empty() {
+            self.0.push_str(", ");
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "\"{unit}\"");
+        for (name, value) in parameters {
+            let _ = write!(self.0, ";{name}={value}");
+        }
+    }
+
+    /// Nothing at all when there is none: the list must not be empty.
+    fn insert(self, headers: &mut HeaderMap, name: HeaderName) {
+        if self.0.is_empty() {
+            return;
+        }
+        // Names and numbers are always a value.
+        if let Ok(value) = HeaderValue::try_from(self.0) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+impl From<Exceeded> for Problem {
+    fn from(exceeded: Exceeded) -> Self {
+        let Exceeded { unit, rate, .. } = exceeded;
+        // Rounded up: who comes back earlier is refused again.
+        let seconds = exceeded.wait.as_nanos().div_ceil(1_000_000_000).max(1);
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        let left = match unit {
+            Unit::Requests => "",
+            Unit::Events => &format!(", and {} would be let through now", exceeded.left),
+        };
+        let detail = format!(
+            "the limit of {unit}, {} a second, is reached{left}; send it again in {seconds} s",
+            rate.per_second()
+        );
+        Self::new(Kind::RateLimited, detail)
+            .with_retry_after(seconds)
+            .with_events_left((unit == Unit::Events).then_some(EventsLeft(exceeded.left)))
+    }
+}
+
+impl Problem {
+    /// Of a request with so many events.
+    pub(super) fn of_events(refused: EventsRefused, events: usize) -> Self {
+        match refused {
+            EventsRefused::Exceeded(exceeded) => exceeded.into(),
+            EventsRefused::TooMany { rate } => Self::new(
+                Kind::TooManyEvents,
+                format!(
+                    "the request has {events} events, and the limit of events, {} a second, lets at most {} through at once; \
+                     send it in parts",
+                    rate.per_second(),
+                    rate.burst()
+                ),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Rate;
+    use axum::response::IntoResponse;
+    use std::time::Duration;
+
+    #[test]
+    fn the_time_to_wait_is_rounded_up_to_whole_seconds() {
+        for (milliseconds, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (59_999, "60")] {
+            let problem = Problem::from(Exceeded {
+                unit: Unit::Events,
+                rate: Rate::new(5, Some(9)).unwrap(),
+                left: 4,
+                wait: Duration::from_millis(milliseconds),
+            });
+            let response = problem.into_response();
+            assert_eq!(response.headers()["retry-after"], seconds);
+            assert!(
+                response
+                    .extensions()
+                    .get::<EventsLeft>()
+                    .is_some_and(|left| left.0 == 4)
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_without_items_is_no_header() {
+        let mut headers = HeaderMap::new();
+        Items::default().insert(&mut headers, LEFT);
+        assert!(headers.is_empty());
+        let mut items = Items::default();
+        items.add(Unit::Requests, [('q', 100), ('w', 1)]);
+        items.add(Unit::Events, [('q', 5000), ('w', 1)]);
+        items.insert(&mut headers, POLICY);
+        assert_eq!(headers[POLICY], "\"requests\";q=100;w=1, \"events\";q=5000;w=1");
+    }
+}
