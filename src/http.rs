@@ -6,6 +6,7 @@
 mod admission;
 mod answers;
 mod body;
+mod codings;
 mod cursor;
 mod documents;
 mod error;

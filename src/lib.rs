@@ -17,6 +17,7 @@
 //! | [`cli`] | one file a subcommand |
 //! | [`tls`] | certificates from files, streams that may be encrypted |
 //! | [`client`] | the HTTP client of the subcommands |
+//! | [`compression`] | gzip, zstd and brotli, within bounds |
 //! | [`logging`] | log lines to standard error |
 //! | [`limits`] | every bound |
 //! | [`faults`] | where the fault tests end the program; nothing in a release |
@@ -25,6 +26,7 @@ pub mod access;
 pub mod cli;
 pub mod client;
 pub mod committer;
+pub mod compression;
 pub mod config;
 pub mod event;
 pub mod faults;

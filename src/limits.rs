@@ -21,17 +21,28 @@ pub const MAX_EXPONENT_DIGITS: usize = 18;
 
 // ---- what a request may be ----
 
-/// Largest request body in bytes; more is a 413 before the rest is read.
+/// Largest request body in bytes, as it comes and once it is decompressed; more is a 413 before the rest is read.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
 /// Bytes of request bodies held in memory at once, until their answers. A request that finds no room waits
-/// [`QUEUE_WAIT`] and is then refused with a 503. There are three shares, for bodies of different kinds.
-pub const MAX_IN_FLIGHT_BODY_BYTES: usize = WHOLE_BODIES_BYTES + PARTIAL_BODIES_BYTES + LARGE_BODIES_BYTES;
+/// [`QUEUE_WAIT`] and is then refused with a 503. There are five shares, for bodies of different kinds.
+pub const MAX_IN_FLIGHT_BODY_BYTES: usize = WHOLE_BODIES_BYTES
+    + PARTIAL_BODIES_BYTES
+    + LARGE_BODIES_BYTES
+    + SMALL_DECOMPRESSED_BYTES
+    + LARGE_DECOMPRESSED_BYTES;
 /// The share of bodies that were there at once. No client can hold it, so it is only as long in use as the server works.
 pub const WHOLE_BODIES_BYTES: usize = 8 << 20;
 /// The share of bodies that arrive in parts, counted as they arrive.
 pub const PARTIAL_BODIES_BYTES: usize = 24 << 20;
 /// The share of bodies beyond [`LARGE_BODY_BYTES`], each counted in whole before it is read.
 pub const LARGE_BODIES_BYTES: usize = 32 << 20;
+/// The share of what bodies become that are decompressed to at most [`LARGE_BODY_BYTES`]. It is not one of the above,
+/// because a body holds its room there until it is decompressed: with one share, all could wait for each other.
+pub const SMALL_DECOMPRESSED_BYTES: usize = 8 << 20;
+/// The share of what larger ones become. Room for one that does not say how large it becomes, and some beside it.
+pub const LARGE_DECOMPRESSED_BYTES: usize = 24 << 20;
+/// Largest window of a zstd frame in a request body, in bytes: what HTTP allows (RFC 9659).
+pub const MAX_ZSTD_WINDOW_BYTES: u64 = 8 << 20;
 /// A body larger than this is a large one, in bytes.
 pub const LARGE_BODY_BYTES: usize = 256 << 10;
 /// How long a body or an answer may stand still while others wait for the room that it holds. Without anybody waiting
@@ -55,7 +66,7 @@ pub const LARGE_ANSWERS_BYTES: usize = 80 << 20;
 pub const LARGE_ANSWER_BYTES: usize = 256 << 10;
 /// How long an answer that is made waits for room before it is refused with a 503.
 pub const ANSWER_WAIT: Duration = Duration::from_millis(50);
-/// A body larger than this is parsed on a thread of its own, so that it does not hold up other connections.
+/// A body larger than this is decompressed and parsed on a thread of its own, so that it does not hold up other connections.
 pub const PARSE_INLINE_BYTES: usize = LARGE_BODY_BYTES;
 /// Default number of events that may wait for a commit at once (`QUEUE_MAX_SIZE`). A request with more events
 /// than the setting is a 413: it could never fit.

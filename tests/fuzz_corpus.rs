@@ -1,5 +1,7 @@
 //! Every file that is kept for a fuzz target passes what the target checks.
 
+#[path = "../fuzz/checks/compressed_body.rs"]
+mod compressed_body;
 #[path = "../fuzz/checks/payload.rs"]
 mod payload;
 #[path = "../fuzz/checks/publish_body.rs"]
@@ -15,7 +17,8 @@ use std::{fs, path::Path};
 type Check = fn(&[u8]);
 
 /// The targets, each with the function that it calls.
-const TARGETS: [(&str, Check); 4] = [
+const TARGETS: [(&str, Check); 5] = [
+    ("compressed_body", compressed_body::check),
     ("payload", payload::check),
     ("publish_body", publish_body::check),
     ("segment_reader", segment_reader::check),

@@ -4,15 +4,18 @@
 //! client keeps the others out. A body that is there at once, which is the usual case, takes room of a share that no
 //! slow client ever holds; it costs one permit, one allocation and no timer. One that arrives in parts takes room as
 //! its bytes come: who announces much and sends little holds little. A large one takes room for all of it before it is
-//! read: if many large ones took what there is piece by piece, none of them would get to its end.
+//! read: if many large ones took what there is piece by piece, none of them would get to its end. What a compressed one
+//! becomes takes room of two further shares (`decompress`).
+
+mod decompress;
 
 use super::{
     error::{Kind, Problem},
     room::{Pressure, Progress, Share, units_of},
 };
 use crate::limits::{
-    LARGE_BODIES_BYTES, LARGE_BODY_BYTES, MAX_BODY_AHEAD_BYTES, MAX_BODY_BYTES, PARTIAL_BODIES_BYTES,
-    ROOM_UNIT_BYTES, WHOLE_BODIES_BYTES,
+    LARGE_BODIES_BYTES, LARGE_BODY_BYTES, LARGE_DECOMPRESSED_BYTES, MAX_BODY_AHEAD_BYTES, MAX_BODY_BYTES,
+    PARTIAL_BODIES_BYTES, ROOM_UNIT_BYTES, SMALL_DECOMPRESSED_BYTES, WHOLE_BODIES_BYTES,
 };
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
@@ -30,6 +33,8 @@ pub(crate) struct BodyRoom {
     whole: Share,
     partial: Share,
     large: Share,
+    small_decompressed: Share,
+    large_decompressed: Share,
     pressure: Pressure,
 }
 
@@ -47,17 +52,30 @@ impl BodyRoom {
     /// body may not stand still for longer than `stall`.
     pub(crate) fn new(stall: Duration) -> Self {
         let pressure = Pressure::new(stall);
+        // No client holds room of these, so none has to leave for it.
+        let unheard = Pressure::new(stall);
         Self {
             whole: Share::new(WHOLE_BODIES_BYTES, &pressure),
             partial: Share::new(PARTIAL_BODIES_BYTES, &pressure),
             large: Share::new(LARGE_BODIES_BYTES, &pressure),
+            small_decompressed: Share::new(SMALL_DECOMPRESSED_BYTES, &unheard),
+            large_decompressed: Share::new(LARGE_DECOMPRESSED_BYTES, &unheard),
             pressure,
         }
     }
 
     /// Bytes that bodies hold now.
     pub(crate) fn used_bytes(&self) -> usize {
-        self.whole.used_bytes() + self.partial.used_bytes() + self.large.used_bytes()
+        [
+            &self.whole,
+            &self.partial,
+            &self.large,
+            &self.small_decompressed,
+            &self.large_decompressed,
+        ]
+        .map(Share::used_bytes)
+        .iter()
+        .sum()
     }
 
     /// Reads a body to its end; the permit is the room that it takes.

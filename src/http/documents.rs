@@ -175,6 +175,12 @@ fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<ResponseObject>> {
             if status == StatusCode::UNAUTHORIZED.as_str() {
                 response = response.header("WWW-Authenticate", scheme());
             }
+            if status == StatusCode::UNSUPPORTED_MEDIA_TYPE.as_str() {
+                response = response.header(
+                    "Accept-Encoding",
+                    text_header("With `unsupported-coding`: the content codings that a body may have."),
+                );
+            }
             responses.response(status, response)
         })
         .build()
@@ -234,12 +240,14 @@ impl IntoResponses for PublishProblems {
         problems(&[
             Kind::NotJson,
             Kind::BrokenBody,
+            Kind::BrokenCompression,
             Kind::NoValidKey,
             Kind::NotAllowed,
             Kind::BodyTooSlow,
             Kind::BodyTooLarge,
             Kind::TooManyEvents,
             Kind::UnsupportedMediaType,
+            Kind::UnsupportedCoding,
             Kind::InvalidEvent,
             Kind::TooManyTopics,
             Kind::InvalidParameter,

@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 pub(crate) enum Kind {
     NotJson,
     BrokenBody,
+    BrokenCompression,
     NoValidKey,
     NotAllowed,
     NoSuchPath,
@@ -32,6 +33,7 @@ pub(crate) enum Kind {
     BodyTooLarge,
     TooManyEvents,
     UnsupportedMediaType,
+    UnsupportedCoding,
     InvalidEvent,
     TooManyTopics,
     InvalidParameter,
@@ -47,9 +49,10 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All kinds, in the order of their status.
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::NotJson,
         Self::BrokenBody,
+        Self::BrokenCompression,
         Self::NoValidKey,
         Self::NotAllowed,
         Self::NoSuchPath,
@@ -59,6 +62,7 @@ impl Kind {
         Self::BodyTooLarge,
         Self::TooManyEvents,
         Self::UnsupportedMediaType,
+        Self::UnsupportedCoding,
         Self::InvalidEvent,
         Self::TooManyTopics,
         Self::InvalidParameter,
@@ -86,6 +90,12 @@ impl Kind {
                 "broken-body",
                 "The body did not arrive whole",
                 "The connection or the chunked encoding broke before the end of the body. Nothing of it is stored.",
+            ),
+            Self::BrokenCompression => (
+                StatusCode::BAD_REQUEST,
+                "broken-compression",
+                "The body cannot be decompressed",
+                "The body is not what its `Content-Encoding` says: cut off, damaged, or followed by something else; or a zstd frame asks for a window beyond 8 MiB. Nothing of it is stored.",
             ),
             Self::NoValidKey => (
                 StatusCode::UNAUTHORIZED,
@@ -127,7 +137,7 @@ impl Kind {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
                 "The body is too large",
-                "The body has more bytes than a request may have. Send it in parts.",
+                "The body has more bytes than a request may have, as it is or once it is decompressed. Send it in parts.",
             ),
             Self::TooManyEvents => (
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -139,7 +149,13 @@ impl Kind {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 "The content type is not supported",
-                "The body's `Content-Type`, its charset or its `Content-Encoding` is none that the path takes.",
+                "The body's `Content-Type` or its charset is none that the path takes.",
+            ),
+            Self::UnsupportedCoding => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-coding",
+                "The content coding is not supported",
+                "The body's `Content-Encoding` names several codings, or one that the path does not take. The `Accept-Encoding` header lists those that it takes.",
             ),
             Self::InvalidEvent => (
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -377,6 +393,12 @@ impl IntoResponse for Problem {
             headers.insert(
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static("Bearer realm=\"oncelog\""),
+            );
+        }
+        if self.kind == Kind::UnsupportedCoding {
+            headers.insert(
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static(super::codings::TAKEN),
             );
         }
         if self.kind.closes() {

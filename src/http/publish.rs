@@ -5,6 +5,7 @@ use super::{
     App,
     admission::{Admitted, check_topic},
     answers::{self, Reservation},
+    codings,
     documents::PublishProblems,
     error::{Kind, Problem},
     parameters::Parameters,
@@ -19,11 +20,12 @@ use crate::{
 };
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, header},
     response::Response,
 };
 use serde::{Serialize, Serializer};
-use utoipa::ToSchema;
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::{IntoParams, ToSchema};
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
@@ -168,6 +170,27 @@ impl Serialize for Message {
     }
 }
 
+/// The headers that say what a body is, besides its type.
+#[derive(Serialize, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "describes what `codings::of_body` reads")]
+struct BodyHeaders {
+    /// How the body is compressed: `gzip` (one or more members) or `zstd` (one or more frames, with windows up to 8 MiB);
+    /// at most one of them. Its bound holds for the body as it comes and once it is decompressed.
+    #[param(rename = "Content-Encoding", required = false, inline)]
+    content_encoding: ContentEncoding,
+}
+
+/// The values of `Content-Encoding`.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "describes what `codings::of_body` reads")]
+enum ContentEncoding {
+    Gzip,
+    Zstd,
+    Identity,
+}
+
 /// Store events, each once
 ///
 /// One event, an array of them, `{"events":[…]}`, or one event a line with `application/x-ndjson`. All of the
@@ -181,9 +204,10 @@ impl Serialize for Message {
     params(
         ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
         ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+        BodyHeaders,
     ),
     request_body(
-        description = "At most 16 MiB.",
+        description = "At most 16 MiB, also once it is decompressed.",
         content((PublishInput = "application/json"), (String = "application/x-ndjson")),
     ),
     responses(
@@ -214,8 +238,9 @@ pub(super) async fn publish(
     params(
         ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
         ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+        BodyHeaders,
     ),
-    request_body(description = "At most 16 MiB.", content = EventsInput, content_type = "application/json"),
+    request_body(description = "At most 16 MiB, also once it is decompressed.", content = EventsInput, content_type = "application/json"),
     responses(
         (status = 200, description = "All events are committed, or were there already.", body = PublishedBody),
         PublishProblems,
@@ -235,9 +260,13 @@ pub(super) async fn publish_batch(
 }
 
 async fn accept(app: &App, caller: &Caller, request: Request, shape: Shape) -> Result<Response, Problem> {
+    let coding = codings::of_body(request.headers())?;
     let with_results = options(request.uri().query())?;
-    let (body, room) = app.bodies.read(request.into_body(), app.patience).await?;
-    let batch = parse(app, body, shape).await?;
+    let (mut body, mut room) = app.bodies.read(request.into_body(), app.patience).await?;
+    if let Some(coding) = coding {
+        (body, room) = app.bodies.decompress(coding, body, room, app.patience).await?;
+    }
+    let (batch, room) = parse(app, body, room, shape).await?;
     check_topics(caller, &batch)?;
     // Before the events are stored: afterwards it is too late to refuse the request.
     let results = match with_results {
@@ -311,13 +340,20 @@ fn options(query: Option<&str>) -> Result<bool, Problem> {
         .unwrap_or(false))
 }
 
-async fn parse(app: &App, body: Vec<u8>, shape: Shape) -> Result<Batch, Problem> {
+async fn parse(
+    app: &App,
+    body: Vec<u8>,
+    room: OwnedSemaphorePermit,
+    shape: Shape,
+) -> Result<(Batch, OwnedSemaphorePermit), Problem> {
     let identity = app.store.identity();
     let max_events = app.ingest.capacity();
     if body.len() <= PARSE_INLINE_BYTES {
-        return Ok(event::parse(body, shape, &identity, max_events)?);
+        return Ok((event::parse(body, shape, &identity, max_events)?, room));
     }
-    tokio::task::spawn_blocking(move || event::parse(body, shape, &identity, max_events))
+    // The room goes with the work, which goes on when the client has left.
+    let parse = move || event::parse(body, shape, &identity, max_events).map(|batch| (batch, room));
+    tokio::task::spawn_blocking(parse)
         .await
         .map_err(|error| {
             tracing::error!(%error, "parsing a body panicked");
@@ -393,13 +429,6 @@ enum ContentType {
 
 /// What the body is, by its headers.
 fn content_type(headers: &HeaderMap) -> Result<ContentType, Problem> {
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && encoding != HeaderValue::from_static("identity")
-    {
-        return Err(unsupported(
-            "Content-Encoding: send the body as it is, not compressed",
-        ));
-    }
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(unsupported(format!(
             "the Content-Type header is missing; send {JSON}, or {NDJSON} for one event a line"

@@ -312,6 +312,22 @@ pub(crate) struct Fixture {
     committer: Option<Committers>,
 }
 
+/// A body without a known length.
+pub(crate) struct Chunks(pub(crate) std::vec::IntoIter<Result<Vec<u8>, std::io::Error>>);
+
+impl axum::body::HttpBody for Chunks {
+    type Data = bytes::Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, std::io::Error>>> {
+        let next = self.0.next();
+        std::task::Poll::Ready(next.map(|chunk| chunk.map(|bytes| hyper::body::Frame::data(bytes.into()))))
+    }
+}
+
 /// An answer, read to its end.
 #[derive(Debug)]
 pub(crate) struct Answer {

@@ -17,6 +17,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         run: || fuzz("publish_body"),
     },
     Scenario {
+        name: "fuzz: compressed bodies",
+        needs: &[],
+        run: || fuzz("compressed_body"),
+    },
+    Scenario {
         name: "fuzz: whether two payloads are the same",
         needs: &[],
         run: || fuzz("payload"),

@@ -62,7 +62,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// The most memory that the program may take beside its connections: bodies and what is made of them (four times
 /// `MAX_IN_FLIGHT_BODY_BYTES`), answers (`MAX_IN_FLIGHT_ANSWER_BYTES`), eight queries with their rows and the answer that
-/// is being made (28 MiB each), and half as much again for the store, its index, its caches and the threads.
+/// is being made (28 MiB each), and 320 MiB for the store, its index, its caches and the threads.
 const MEMORY_BYTES: u64 = 1 << 30;
 /// And for each connection: 12 KiB while it is idle, and at most four read buffers, for a head or body that is being read
 /// and for answers that wait to be written.
@@ -424,7 +424,12 @@ fn bad_bodies() -> String {
         ("events without their fields are refused", |seen| {
             seen[5].answers(422) > 0
         }),
-        ("compressed bodies are refused", |seen| seen[6].answers(415) > 0),
+        ("bodies that become too large are refused", |seen| {
+            seen[6].answers(413) > 0
+        }),
+        ("bodies that become the largest are read", |seen| {
+            seen[6].answers(400) > 0
+        }),
     ];
     let figures = ground.abuse(&abuses, 2 * ABUSE, to_see);
     format!("{figures}; {}", ground.end())

@@ -17,7 +17,7 @@ pub(crate) use events::{Event, identities, read_all};
 pub(crate) use load::Load;
 pub(crate) use mount::{Ballast, Mount};
 pub(crate) use oracle::{Checked, Moment, Oracle, verify};
-pub(crate) use server::{FailedStart, Folder, Server, oncelog, run, run_with_input, shell};
+pub(crate) use server::{FailedStart, Folder, Server, oncelog, pipe, run, run_with_input, shell};
 
 use std::time::{Duration, Instant};
 

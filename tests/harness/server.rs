@@ -305,6 +305,19 @@ fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<
     })
 }
 
+/// What a program makes of its input; fails the test when the program fails.
+#[track_caller]
+pub(crate) fn pipe(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let output = run_with_input(Command::new(program).args(arguments), input);
+    assert!(
+        output.status.success(),
+        "{program}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
+}
+
 /// The text of a command's output; fails the test when the command failed.
 pub(crate) fn shell(command: &mut Command) -> String {
     let output = run(command);

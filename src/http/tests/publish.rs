@@ -1,7 +1,7 @@
 //! Publishing: exact answers, and a clear problem for everything wrong.
 
 use crate::{
-    http::testing::{Fault, Fixture, event},
+    http::testing::{Chunks, Fault, Fixture, event},
     limits::{LARGE_BODIES_BYTES, LARGE_BODY_BYTES, MAX_BODY_BYTES, PARSE_INLINE_BYTES},
 };
 use axum::{
@@ -113,15 +113,6 @@ async fn content_types_that_are_not_taken_are_415() {
         .send(none)
         .await
         .assert_problem(415, "unsupported-media-type", "is missing");
-    let zipped = Request::post("/publish")
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::CONTENT_ENCODING, "gzip")
-        .body(Body::from(body.clone()))
-        .expect("valid");
-    fixture
-        .send(zipped)
-        .await
-        .assert_problem(415, "unsupported-media-type", "not compressed");
     for content_type in [
         "application/json; charset=UTF-8",
         "Application/JSON;charset=\"utf-8\"",
@@ -181,22 +172,6 @@ async fn a_request_that_could_never_fit_is_413() {
         .post("/publish", chunked)
         .await
         .assert_problem(413, "body-too-large", "");
-}
-
-/// A body without a known length.
-struct Chunks(std::vec::IntoIter<Result<Vec<u8>, std::io::Error>>);
-
-impl axum::body::HttpBody for Chunks {
-    type Data = bytes::Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, std::io::Error>>> {
-        let next = self.0.next();
-        std::task::Poll::Ready(next.map(|chunk| chunk.map(|bytes| hyper::body::Frame::data(bytes.into()))))
-    }
 }
 
 /// A body that announces the most there may be, and sends one byte.

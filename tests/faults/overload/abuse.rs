@@ -4,11 +4,12 @@ use super::{
     crowd::{Crowd, PAUSE},
     wire::{Connection, Receiver},
 };
+use oncelog::compression::Coding;
 use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 use tokio::time::{sleep, timeout};
 
@@ -33,7 +34,7 @@ pub(super) enum Abuse {
     TooLarge,
     /// Announces more than it sends; then less.
     WrongLength,
-    /// Sends a compressed body.
+    /// Sends bodies that are small and become a thousand times as large: within the bound, and beyond it.
     Compressed,
     /// Asks for the largest page, and takes a byte now and then.
     SlowReader,
@@ -137,7 +138,7 @@ impl Abuse {
             Self::HugeBody => &[400, 408],
             Self::TooLarge => &[413],
             Self::WrongLength => &[400, 422],
-            Self::Compressed => &[415],
+            Self::Compressed => &[400, 413],
             Self::LargeHeads => &[431],
         }
     }
@@ -200,10 +201,18 @@ impl Abuse {
                 self.answer(&mut other.receiver, seen).await
             }
             Self::Compressed => {
-                let headers = "content-encoding: gzip\r\ncontent-length: 100\r\n";
-                sender.send(publish(headers).as_bytes()).await?;
-                sender.send(&[0x1f; 100]).await?;
-                self.answer(&mut receiver, seen).await
+                drop((sender, receiver));
+                // On a connection each, for a 413 ends it.
+                for bomb in BOMBS.iter() {
+                    let mut other = Connection::open(address).await?;
+                    let _ = other.sender.send(bomb).await;
+                    self.answer(&mut other.receiver, seen).await?;
+                }
+                // Who leaves at once does not take his work with him.
+                for bomb in BOMBS.iter() {
+                    Connection::open(address).await?.sender.send(bomb).await?;
+                }
+                Ok(())
             }
             Self::SlowReader | Self::SlowDownload => {
                 let requests = match self {
@@ -270,6 +279,25 @@ fn half_head(bytes: usize) -> Vec<u8> {
 fn publish(headers: &str) -> String {
     format!("POST /publish HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}\r\n")
 }
+
+/// Requests with bodies of white space, compressed: as much as there may be, a byte more, and ten times as much.
+static BOMBS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let bodies = [LARGEST_BODY, LARGEST_BODY + 1, 10 * LARGEST_BODY].map(|bytes| vec![b' '; bytes]);
+    bodies
+        .iter()
+        .flat_map(|body| {
+            [Coding::Gzip, Coding::Zstd].map(|coding| {
+                let packed = coding.encode(body).expect("there is memory");
+                let head = publish(&format!(
+                    "content-encoding: {}\r\ncontent-length: {}\r\n",
+                    coding.name(),
+                    packed.len()
+                ));
+                [head.into_bytes(), packed].concat()
+            })
+        })
+        .collect()
+});
 
 /// A publish that announces so many bytes and has fewer.
 fn body(announced: usize, sent: usize) -> Vec<u8> {
