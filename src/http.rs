@@ -33,6 +33,7 @@ use axum::{
     Router,
     body::Body,
     http::{HeaderMap, HeaderValue, Request, Response, Uri, header},
+    middleware::{from_fn_with_state, map_response},
     response::IntoResponse,
     routing::get,
 };
@@ -151,8 +152,10 @@ impl Api {
         let metrics = Arc::new(Metrics::new(gathered, &queries, parts.gate.figures()));
         let pressure = answers.pressure().clone();
         let (router, mut description) = described_routes().split_for_parts();
+        let (pages, described_pages) = documents::routes().split_for_parts();
+        description.merge(described_pages);
         documents::describe_limits(&mut description);
-        let app = AppState {
+        let app = Arc::new(AppState {
             cursors: Cursors::new(parts.store.identity(), parts.store.branches()),
             store: parts.store,
             ingest: parts.ingest,
@@ -169,14 +172,18 @@ impl Api {
             metrics: Arc::clone(&metrics),
             documents: Documents::new(&description),
             started,
-        };
+        });
+        let pages = pages
+            .merge(documents::explorer())
+            .layer(from_fn_with_state(Arc::clone(&app), codings::compress))
+            .layer(map_response(codings::vary));
         Self {
             router: router
-                .merge(documents::explorer())
+                .merge(pages)
                 .route("/problems/{name}", get(documents::problem))
                 .fallback(no_such_path)
                 .method_not_allowed_fallback(method_not_allowed)
-                .with_state(Arc::new(app)),
+                .with_state(app),
             gate: parts.gate,
             metrics,
             pressure,
@@ -280,17 +287,20 @@ fn described_routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(documents::description())
         .routes(routes!(publish::publish))
         .routes(routes!(publish::publish_batch))
+        .merge(query_routes().layer(map_response(codings::vary)))
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::live))
+}
+
+/// Those whose answers may be compressed.
+fn query_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
         .routes(routes!(events::list))
         .routes(routes!(events::one))
         .routes(routes!(topics::list))
         .routes(routes!(stats::stats))
-        .routes(routes!(health::health))
-        .routes(routes!(health::ready))
-        .routes(routes!(health::live))
         .routes(routes!(metrics::metrics))
-        .routes(routes!(home::home))
-        .routes(routes!(documents::openapi))
-        .routes(routes!(documents::redoc))
 }
 
 async fn no_such_path(uri: Uri) -> Problem {

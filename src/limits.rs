@@ -64,6 +64,8 @@ pub const SMALL_ANSWERS_BYTES: usize = 16 << 20;
 pub const LARGE_ANSWERS_BYTES: usize = 80 << 20;
 /// An answer larger than this is a large one, in bytes.
 pub const LARGE_ANSWER_BYTES: usize = 256 << 10;
+/// Smallest answer that is compressed, in bytes: about what goes into one packet anyway.
+pub const MIN_COMPRESSED_ANSWER_BYTES: usize = 1 << 10;
 /// How long an answer that is made waits for room before it is refused with a 503.
 pub const ANSWER_WAIT: Duration = Duration::from_millis(50);
 /// A body larger than this is decompressed and parsed on a thread of its own, so that it does not hold up other connections.

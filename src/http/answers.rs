@@ -5,12 +5,20 @@
 //! of their own, it cannot keep small ones from others either.
 
 use super::{
+    codings::Accepts,
     error::{Kind, Problem},
     queries::Turn,
     room::{Pressure, Share, units_of},
 };
-use crate::limits::{ANSWER_WAIT, LARGE_ANSWER_BYTES, LARGE_ANSWERS_BYTES, SMALL_ANSWERS_BYTES};
-use axum::{body::Body, response::Response};
+use crate::{
+    compression::Coding,
+    limits::{ANSWER_WAIT, LARGE_ANSWER_BYTES, LARGE_ANSWERS_BYTES, SMALL_ANSWERS_BYTES},
+};
+use axum::{
+    body::Body,
+    http::{HeaderValue, header},
+    response::Response,
+};
 use bytes::Bytes;
 use serde::Serialize;
 use std::time::Duration;
@@ -29,6 +37,35 @@ pub(crate) struct AnswerRoom {
 
 /// Room for one answer that is about to be made.
 pub(crate) struct Reservation(OwnedSemaphorePermit);
+
+/// An answer that a query has made, compressed if its client wants that.
+pub(crate) struct Made {
+    bytes: Vec<u8>,
+    coding: Option<Coding>,
+}
+
+impl Made {
+    /// As the client accepts it. Compressing takes a while, so this is for a thread of its own.
+    pub(crate) fn new(bytes: Vec<u8>, accepts: Accepts) -> Self {
+        match accepts.encode(&bytes) {
+            Some((coding, bytes)) => Self {
+                bytes,
+                coding: Some(coding),
+            },
+            None => Self::plain(bytes),
+        }
+    }
+
+    /// These bytes.
+    pub(crate) fn plain(bytes: Vec<u8>) -> Self {
+        Self { bytes, coding: None }
+    }
+
+    /// An answer that needs no room, because it is never large.
+    pub(crate) fn small(self) -> Response {
+        coded(Response::new(Body::from(self.bytes)), self.coding)
+    }
+}
 
 /// The bytes of an answer with their room.
 struct Held {
@@ -72,10 +109,10 @@ impl AnswerRoom {
 
     /// Finds room for an answer that a query has made. Its turn lasts until then, so that those which wait are few, and
     /// they do not wait for long, so that they keep no other query from its turn.
-    pub(crate) async fn hold(&self, bytes: Vec<u8>, turn: Turn) -> Result<Response, Problem> {
-        let room = self.take(bytes.capacity(), ANSWER_WAIT).await?;
+    pub(crate) async fn hold(&self, made: Made, turn: Turn) -> Result<Response, Problem> {
+        let room = self.take(made.bytes.capacity(), ANSWER_WAIT).await?;
         drop(turn);
-        Ok(held(bytes, room))
+        Ok(coded(held(made.bytes, room), made.coding))
     }
 
     async fn take(&self, bytes: usize, patience: Duration) -> Result<OwnedSemaphorePermit, Problem> {
@@ -116,6 +153,15 @@ pub(crate) fn json<T: Serialize>(body: &T, expected: usize) -> Result<Vec<u8>, P
 
 fn held(bytes: Vec<u8>, room: OwnedSemaphorePermit) -> Response {
     super::json_of(Body::from(Bytes::from_owner(Held { bytes, _room: room })))
+}
+
+fn coded(mut response: Response, coding: Option<Coding>) -> Response {
+    if let Some(coding) = coding {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
+    }
+    response
 }
 
 #[cfg(test)]

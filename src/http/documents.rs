@@ -4,7 +4,7 @@
 use super::{
     App,
     error::{Kind, Problem, ProblemBody},
-    reference,
+    home, reference,
 };
 use axum::{
     Router,
@@ -24,6 +24,7 @@ use utoipa::{
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
+use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 const OPENAPI_PATH: &str = "/openapi.json";
@@ -33,7 +34,7 @@ const OPENAPI_PATH: &str = "/openapi.json";
 #[openapi(
     info(
         title = "oncelog",
-        description = "A log aggregator for services that deliver at least once. Producers re-send when they are not sure; every event, named by its topic and event id, is stored and handed on exactly once, however often it arrives.",
+        description = "A log aggregator for services that deliver at least once. Producers re-send when they are not sure; every event, named by its topic and event id, is stored and handed on exactly once, however often it arrives.\n\nAnswers to queries are compressed with `zstd`, `br` or `gzip` for clients that say so in `Accept-Encoding`.",
         license(name = "MIT", identifier = "MIT"),
     ),
     tags(
@@ -90,6 +91,14 @@ impl Documents {
             endpoints,
         }
     }
+}
+
+/// The pages about the server, but the explorer.
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(home::home))
+        .routes(routes!(openapi))
+        .routes(routes!(redoc))
 }
 
 /// The API as an OpenAPI document

@@ -3,7 +3,8 @@
 use super::{
     App,
     admission::{Admitted, check_topic, shown_to},
-    answers,
+    answers::{self, Made},
+    codings::Accepts,
     cursor::{self, Position},
     documents::{EventProblems, QueryProblems},
     error::{Kind, Problem},
@@ -155,6 +156,7 @@ struct Request {
 pub(super) async fn list(
     State(app): State<App>,
     Admitted(caller): Admitted,
+    accepts: Accepts,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     let Request {
@@ -180,7 +182,7 @@ pub(super) async fn list(
     loop {
         let looked = tokio::time::Instant::now();
         let over = looked >= until || *stopping.borrow();
-        match look(&app, query.clone(), over).await? {
+        match look(&app, query.clone(), accepts, over).await? {
             Look::Answer(response) => return Ok(response),
             Look::Nothing { position, exhausted } => {
                 query.position = Some(position);
@@ -218,6 +220,7 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(app): State<App>,
     Admitted(caller): Admitted,
+    accepts: Accepts,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
@@ -233,7 +236,8 @@ pub(super) async fn one(
         .run_in_turn(move || match store.find(&topic, &event_id)? {
             Some(event) => {
                 let expected = expected_bytes(&event);
-                answers::json(&EventBody::try_from(event)?, expected)
+                let bytes = answers::json(&EventBody::try_from(event)?, expected)?;
+                Ok(Made::new(bytes, accepts))
             }
             None => Err(Problem::new(
                 Kind::NoSuchEvent,
@@ -345,7 +349,7 @@ enum Look {
 }
 
 /// Reads a page and puts the answer together, both beside the connections' threads: a page may hold megabytes.
-async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
+async fn look(app: &App, query: Query, accepts: Accepts, over: bool) -> Result<Look, Problem> {
     // To find the events of some topics, the rows of all are looked at.
     let some_topics = query.topic.is_none() && !query.shown.is_all();
     let search = match some_topics || query.source.is_some() || query.from.is_some() || query.to.is_some() {
@@ -362,12 +366,14 @@ async fn look(app: &App, query: Query, over: bool) -> Result<Look, Problem> {
                 return Ok(Err((page.position, page.exhausted)));
             }
             let expected = answers::ENTRY_BYTES + page.events.iter().map(expected_bytes).sum::<usize>();
-            answers::json(&body(&app_there, query, page)?, expected).map(Ok)
+            // The rows are gone before the answer is there twice.
+            let bytes = answers::json(&body(&app_there, query, page)?, expected)?;
+            Ok(Ok(Made::new(bytes, accepts)))
         })
         .await?;
     let look: Result<_, Problem> = look;
     Ok(match look? {
-        Ok(bytes) => Look::Answer(app.answers.hold(bytes, turn).await?),
+        Ok(made) => Look::Answer(app.answers.hold(made, turn).await?),
         Err((position, exhausted)) => Look::Nothing { position, exhausted },
     })
 }

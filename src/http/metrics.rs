@@ -9,10 +9,16 @@ mod process;
 
 pub(super) use gathered::Gathered;
 
-use super::{App, documents::ReadProblems, error::Problem, queries::Queries};
+use super::{
+    App,
+    answers::Made,
+    codings::Accepts,
+    documents::ReadProblems,
+    error::{Kind, Problem},
+    queries::Queries,
+};
 use crate::access::Figures;
 use axum::{
-    body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
@@ -226,21 +232,32 @@ impl Metrics {
         ReadProblems,
     ),
 )]
-pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn metrics(
+    State(app): State<App>,
+    accepts: Accepts,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let metrics = Arc::clone(&app.metrics);
-    let text = app.queries.run(move || metrics.text()).await?.map_err(|error| {
+    let open = super::accepts(&headers, "application/openmetrics-text");
+    let made = app
+        .queries
+        .run(move || {
+            let text = metrics.text().map(|text| match open {
+                true => text,
+                false => classic::from_open_metrics(&text),
+            });
+            text.map(|text| Made::new(text.into_bytes(), accepts))
+        })
+        .await?;
+    let made = made.map_err(|error| {
         tracing::error!(%error, "cannot write the metrics");
-        Problem::new(super::error::Kind::Internal, "the metrics could not be written")
+        Problem::new(Kind::Internal, "the metrics could not be written")
     })?;
-    let (text, content_type) = if super::accepts(&headers, "application/openmetrics-text") {
-        (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
-    } else {
-        (
-            classic::from_open_metrics(&text),
-            "text/plain; version=0.0.4; charset=utf-8",
-        )
+    let mut response = made.small();
+    let content_type = match open {
+        true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        false => "text/plain; version=0.0.4; charset=utf-8",
     };
-    let mut response = Response::new(Body::from(text));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::VARY, HeaderValue::from_static("Accept"));

@@ -3,7 +3,8 @@
 use super::{
     App,
     admission::{Admitted, shown_to},
-    answers,
+    answers::{self, Made},
+    codings::Accepts,
     documents::ReadProblems,
     error::Problem,
     parameters::Parameters,
@@ -67,12 +68,13 @@ pub(crate) struct StatsBody {
 pub(super) async fn stats(
     State(app): State<App>,
     Admitted(caller): Admitted,
+    accepts: Accepts,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     Parameters::parse(raw.as_deref(), &[])?;
     let app_there = Arc::clone(&app);
     let shown = shown_to(&caller);
-    let (bytes, turn) = app
+    let (made, turn) = app
         .queries
         .run_in_turn(move || {
             let totals = app_there.store.totals(&shown)?;
@@ -90,10 +92,11 @@ pub(super) async fn stats(
                 uptime_seconds,
                 uptime_human: uptime_human(uptime_seconds),
             };
-            answers::json(&body, names + answers::ENTRY_BYTES)
+            let bytes = answers::json(&body, names + answers::ENTRY_BYTES);
+            bytes.map(|bytes| Made::new(bytes, accepts))
         })
         .await?;
-    app.answers.hold(bytes?, turn).await
+    app.answers.hold(made?, turn).await
 }
 
 /// Hours, minutes and seconds.

@@ -3,7 +3,8 @@
 use super::{
     App,
     admission::{Admitted, shown_to},
-    answers,
+    answers::{self, Made},
+    codings::Accepts,
     documents::QueryProblems,
     error::Problem,
     parameters::Parameters,
@@ -99,6 +100,7 @@ impl From<TopicStatus> for TopicBody {
 pub(super) async fn list(
     State(app): State<App>,
     Admitted(caller): Admitted,
+    accepts: Accepts,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     let mut parameters = Parameters::parse(raw.as_deref(), &["limit", "cursor"])?;
@@ -111,7 +113,7 @@ pub(super) async fn list(
     };
     let app_there = Arc::clone(&app);
     let shown = shown_to(&caller);
-    let (bytes, turn) = app
+    let (made, turn) = app
         .queries
         .run_in_turn(move || {
             // One more than asked for shows whether something is left.
@@ -130,8 +132,8 @@ pub(super) async fn list(
                 topics,
                 next,
             };
-            answers::json(&body, expected)
+            answers::json(&body, expected).map(|bytes| Made::new(bytes, accepts))
         })
         .await?;
-    app.answers.hold(bytes?, turn).await
+    app.answers.hold(made?, turn).await
 }

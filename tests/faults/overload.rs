@@ -281,6 +281,7 @@ fn soak_for(ground: &Ground, time: Duration) -> String {
         (TooLarge, 20),
         (WrongLength, 20),
         (Compressed, 20),
+        (CompressedPages, 20),
         (SlowReader, 200),
         (SlowDownload, 200),
         (LargeHeads, 20),
@@ -437,12 +438,20 @@ fn bad_bodies() -> String {
 
 fn floods() -> String {
     use Abuse::*;
-    let abuses = [(LargeHeads, 30), (Pipeline, 500), (Search, 100)];
+    let abuses = [
+        (LargeHeads, 30),
+        (Pipeline, 500),
+        (Search, 100),
+        (CompressedPages, 50),
+    ];
     let ground = Ground::new(abuses.iter().map(|(_, clients)| clients).sum());
     let figures = ground.abuse(
         &abuses,
         ABUSE,
-        &[("large heads are refused", |seen| seen[0].answers(431) > 0)],
+        &[
+            ("large heads are refused", |seen| seen[0].answers(431) > 0),
+            ("pages come compressed", |seen| seen[3].answers(200) > 0),
+        ],
     );
     format!("{figures}; {}", ground.end())
 }

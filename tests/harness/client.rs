@@ -30,6 +30,19 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    fn without_body(head: String) -> io::Result<Self> {
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .ok_or_else(|| io::Error::other(format!("not an HTTP answer: {head:?}")))?;
+        Ok(Self {
+            status,
+            head,
+            body: Vec::new(),
+        })
+    }
+
     /// A header's value.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
@@ -176,6 +189,29 @@ impl Client {
         stream.get_mut().flush()
     }
 
+    /// What is said of an answer, without it.
+    #[track_caller]
+    pub(crate) fn head(&mut self, target: &str, headers: &[(&str, &str)]) -> Answer {
+        let headers: String = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let request = format!(
+            "HEAD {target} HTTP/1.1\r\nhost: {}\r\n{headers}\r\n",
+            self.address
+        );
+        let stream = self
+            .send_raw(request.as_bytes())
+            .and_then(|()| {
+                self.stream
+                    .as_mut()
+                    .ok_or_else(|| io::Error::other("nothing was sent"))
+            })
+            .unwrap_or_else(|error| panic!("HEAD {target}: {error}"));
+        let head = read_head(stream).unwrap_or_else(|error| panic!("HEAD {target}: {error}"));
+        Answer::without_body(head).unwrap_or_else(|error| panic!("HEAD {target}: {error}"))
+    }
+
     /// Reads one answer.
     pub(crate) fn receive(&mut self) -> io::Result<Answer> {
         let stream = self
@@ -183,16 +219,7 @@ impl Client {
             .as_mut()
             .ok_or_else(|| io::Error::other("nothing was sent"))?;
         let head = read_head(stream)?;
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok())
-            .ok_or_else(|| io::Error::other(format!("not an HTTP answer: {head:?}")))?;
-        let mut answer = Answer {
-            status,
-            head,
-            body: Vec::new(),
-        };
+        let mut answer = Answer::without_body(head)?;
         if let Some(length) = answer.header("content-length") {
             let length = length.parse().map_err(io::Error::other)?;
             answer.body.resize(length, 0);

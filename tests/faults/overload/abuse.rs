@@ -38,6 +38,8 @@ pub(super) enum Abuse {
     Compressed,
     /// Asks for the largest page, and takes a byte now and then.
     SlowReader,
+    /// Asks for the largest page, compressed in each way.
+    CompressedPages,
     /// Asks for the largest file many times over, and takes a byte now and then.
     SlowDownload,
     /// Sends heads beyond the bounds.
@@ -132,7 +134,9 @@ impl Abuse {
     const fn expected(self) -> &'static [u16] {
         match self {
             Self::Idle | Self::SlowHead | Self::SlowLargeHead => &[],
-            Self::SlowReader | Self::SlowDownload | Self::Pipeline | Self::Search => &[200],
+            Self::SlowReader | Self::SlowDownload | Self::Pipeline | Self::Search | Self::CompressedPages => {
+                &[200]
+            }
             Self::SlowBody | Self::SlowLargeBody => &[408],
             Self::EndlessBody => &[408, 413],
             Self::HugeBody => &[400, 408],
@@ -251,6 +255,17 @@ impl Abuse {
                     sleep(PAUSE).await;
                     sender.send(b"\r\n").await?;
                 }
+            }
+            Self::CompressedPages => {
+                for coding in [Coding::Zstd, Coding::Brotli, Coding::Gzip] {
+                    let request = format!(
+                        "GET /events?order=asc&limit=1000 HTTP/1.1\r\nhost: x\r\naccept-encoding: {}\r\n\r\n",
+                        coding.name()
+                    );
+                    sender.send(request.as_bytes()).await?;
+                    self.answer(&mut receiver, seen).await?;
+                }
+                Ok(())
             }
             Self::Search => {
                 let search = format!("GET /events?source=nobody&limit=1000 {GET}");
