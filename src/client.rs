@@ -14,13 +14,16 @@ pub use backoff::Backoff;
 pub use base_url::BaseUrl;
 pub use endpoint::{Endpoint, EndpointError, PemFile, Trust};
 
-use crate::limits::{CLIENT_CONNECT_TIMEOUT, MAX_ANSWER_BYTES};
+use crate::{
+    compression::Coding,
+    limits::{CLIENT_CONNECT_TIMEOUT, MAX_ANSWER_BYTES},
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
     client::conn::http1::{SendRequest, handshake},
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, RETRY_AFTER},
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -38,6 +41,21 @@ pub struct Client {
 struct Connection {
     requests: SendRequest<Full<Bytes>>,
     end: JoinHandle<hyper::Result<()>>,
+}
+
+/// JSON to post, as it is or compressed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Json {
+    /// Its bytes as they are sent.
+    pub bytes: Bytes,
+    /// What they are compressed with.
+    pub coding: Option<Coding>,
+}
+
+impl From<Bytes> for Json {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, coding: None }
+    }
 }
 
 /// An answer, read to its end.
@@ -162,11 +180,11 @@ impl Client {
     }
 
     /// Posts JSON to `path`.
-    pub async fn post(&mut self, path: &str, body: Bytes) -> Result<Answer, ClientError> {
-        self.send(Method::POST, path, Some(body)).await
+    pub async fn post(&mut self, path: &str, body: impl Into<Json>) -> Result<Answer, ClientError> {
+        self.send(Method::POST, path, Some(body.into())).await
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<Answer, ClientError> {
+    async fn send(&mut self, method: Method, path: &str, body: Option<Json>) -> Result<Answer, ClientError> {
         let answer = timeout(self.timeout, self.exchange(method, path, body)).await;
         let answer = answer.unwrap_or_else(|_| {
             Err(ClientError::TimedOut {
@@ -184,7 +202,7 @@ impl Client {
         &mut self,
         method: Method,
         path: &str,
-        body: Option<Bytes>,
+        body: Option<Json>,
     ) -> Result<Answer, ClientError> {
         let mut request = Request::builder()
             .method(method)
@@ -194,11 +212,14 @@ impl Client {
         if let Some(authorization) = self.endpoint.authorization() {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if body.is_some() {
+        if let Some(body) = &body {
             request = request.header(CONTENT_TYPE, "application/json");
+            if let Some(coding) = body.coding {
+                request = request.header(CONTENT_ENCODING, coding.name());
+            }
         }
         let request = request
-            .body(Full::new(body.unwrap_or_default()))
+            .body(Full::new(body.map(|body| body.bytes).unwrap_or_default()))
             .map_err(|error| self.not_ours(error.to_string()))?;
 
         let mut connection = self.ready_connection().await?;

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     client::Client,
+    compression::Coding,
     limits::{CLIENT_REQUEST_TIMEOUT, MAX_CLIENT_BATCH_EVENTS, MAX_CLIENT_CONNECTIONS},
 };
 use lines::Lines;
@@ -36,7 +37,7 @@ use tokio::task::JoinSet;
 #[command(after_help = "Examples:\n  \
     oncelog publish events.ndjson\n  \
     producer | oncelog publish --url http://10.0.0.7:8080\n  \
-    producer | oncelog publish --url https://logs.example.org:8080 --ca ca.pem\n\n\
+    producer | oncelog publish --url https://logs.example.org:8080 --ca ca.pem --compress zstd\n\n\
     A line looks like this:\n  \
     {\"topic\":\"orders\",\"event_id\":\"42\",\"timestamp\":\"2025-10-23T10:00:00Z\",\"source\":\"shop\",\"payload\":{}}")]
 pub(super) struct Publish {
@@ -55,9 +56,30 @@ pub(super) struct Publish {
     /// End with exit code 1 when one request was not taken for so long (default: try for ever)
     #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
     give_up_after: Option<f64>,
+    /// Compress the requests
+    #[arg(long, value_name = "CODING")]
+    compress: Option<Compress>,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What requests may be compressed with.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Compress {
+    /// Smaller, and quicker
+    Zstd,
+    /// What every proxy on the way can read
+    Gzip,
+}
+
+impl From<Compress> for Coding {
+    fn from(compress: Compress) -> Self {
+        match compress {
+            Compress::Zstd => Self::Zstd,
+            Compress::Gzip => Self::Gzip,
+        }
+    }
 }
 
 /// What became of the lines.
@@ -99,6 +121,7 @@ impl Publish {
             progress.clone(),
             self.input_name(),
             self.give_up_after.map(Duration::from_secs_f64),
+            self.compress.map(Coding::from),
         ));
         let mut senders = JoinSet::new();
         for _ in 0..self.connections {

@@ -1,7 +1,7 @@
 //! Bodies may come compressed. What they become is a body like any other, with the same bound, and what cannot be
 //! decompressed stores nothing. The real `gzip` and `zstd` are on the other side.
 
-use crate::harness::{Answer, Client, Event, Server, pipe};
+use crate::harness::{Answer, Client, Event, Server, oncelog, pipe, run_with_input};
 
 const JSON: &str = "application/json";
 const LARGEST_BODY: usize = 16 << 20;
@@ -268,4 +268,29 @@ fn other_codings_are_refused_with_those_that_are_taken() {
         "that was not about the coding"
     );
     assert_eq!(client.counters(), [0; 4]);
+}
+
+#[test]
+fn publish_compresses_its_requests() {
+    let server = Server::start();
+    let lines: String = events("t", 0..2_000)
+        .iter()
+        .map(|event| event.json() + "\n")
+        .collect();
+    for (coding, accepted) in [("zstd", 2_000), ("gzip", 0)] {
+        let mut command = oncelog(server.folder());
+        command.args(["publish", "--url", &server.url(), "--json", "--compress", coding]);
+        let output = run_with_input(&mut command, lines.as_bytes());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&summary["sent"], &summary["accepted"]),
+            (&2_000.into(), &accepted.into())
+        );
+    }
+    assert_eq!(server.client().counters(), [4_000, 2_000, 2_000, 0]);
 }

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     cli::{Failure, output::printable},
-    client::{Answer, Backoff, Client, ClientError, is_passing},
+    client::{Answer, Backoff, Client, ClientError, Json, is_passing},
+    compression::Coding,
 };
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     input_name: String,
     /// How long a request is sent again before all is given up; for ever when there is none.
     give_up_after: Option<Duration>,
+    /// What requests are compressed with.
+    coding: Option<Coding>,
     /// Whether a person was told that the server does not take requests.
     told_of_trouble: AtomicBool,
     /// Events that the server takes in one request, as far as is known.
@@ -52,6 +55,7 @@ impl Shared {
         progress: ProgressBar,
         input_name: String,
         give_up_after: Option<Duration>,
+        coding: Option<Coding>,
     ) -> Self {
         Self {
             lines: Mutex::new(lines),
@@ -59,6 +63,7 @@ impl Shared {
             progress,
             input_name,
             give_up_after,
+            coding,
             told_of_trouble: AtomicBool::new(false),
             most_events: AtomicUsize::new(usize::MAX),
         }
@@ -164,7 +169,7 @@ impl Sender {
 
     /// Sends one request again and again until the server settles it.
     async fn deliver(&mut self, lines: &[Sendable]) -> Result<Settled, Failure> {
-        let body = body(lines);
+        let body = encoded(body(lines), self.shared.coding)?;
         let mut backoff = Backoff::default();
         let begin = Instant::now();
         loop {
@@ -265,6 +270,22 @@ fn body(lines: &[Sendable]) -> Bytes {
     }
     body.push_str("]}");
     body.into()
+}
+
+fn encoded(bytes: Bytes, coding: Option<Coding>) -> Result<Json, Failure> {
+    let Some(coding) = coding else {
+        return Ok(bytes.into());
+    };
+    let encoded = coding.encode(&bytes).map_err(|error| {
+        Failure::Failed(format!(
+            "cannot compress a request with {}: {error}",
+            coding.name()
+        ))
+    })?;
+    Ok(Json {
+        bytes: encoded.into(),
+        coding: Some(coding),
+    })
 }
 
 /// Takes a refused batch apart: the bad line, if it is known which one that is, and the parts to be sent again. What
