@@ -16,7 +16,8 @@ pub use endpoint::{Endpoint, EndpointError, PemFile, Trust};
 
 use crate::{
     compression::Coding,
-    limits::{CLIENT_CONNECT_TIMEOUT, MAX_ANSWER_BYTES},
+    limits::{CLIENT_CONNECT_TIMEOUT, MAX_ANSWER_BYTES, MAX_REQUEST_ID_BYTES},
+    request::X_REQUEST_ID,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -65,6 +66,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// What `Retry-After` asks for.
     pub retry_after: Option<Duration>,
+    /// The id by which the server's log knows the request.
+    pub request_id: Option<String>,
     /// Its body.
     pub body: Bytes,
 }
@@ -243,6 +246,12 @@ impl Client {
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
+        let request_id = response
+            .headers()
+            .get(&X_REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .filter(|id| id.len() <= MAX_REQUEST_ID_BYTES)
+            .map(str::to_owned);
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
             .collect()
             .await
@@ -252,6 +261,7 @@ impl Client {
         Ok(Answer {
             status,
             retry_after,
+            request_id,
             body,
         })
     }
@@ -310,7 +320,7 @@ impl Client {
             return Err(ClientError::Refused {
                 url: self.base().clone(),
                 status: answer.status,
-                detail: answer.detail(),
+                detail: answer.traceable(),
                 retry_after: answer.retry_after,
             });
         }
@@ -341,6 +351,14 @@ impl Answer {
         match self.status {
             StatusCode::UNAUTHORIZED => format!("{said}; name it by ONCELOG_KEY or --key"),
             _ => said,
+        }
+    }
+
+    /// The same, with the id by which the server's log knows the request.
+    pub fn traceable(&self) -> String {
+        match &self.request_id {
+            Some(id) => format!("{} (request {id})", self.detail()),
+            None => self.detail(),
         }
     }
 

@@ -233,7 +233,7 @@ impl Committer {
                     .count();
                 self.figures
                     .committed(publishes, refused as u64, events, bytes, started.elapsed());
-                self.intake.report().note(&batches, &outcomes);
+                self.intake.report().note(&submissions, &outcomes);
                 // Waking the requests and freeing their batches from inside the runtime is cheaper than from here, and
                 // the next commit can begin meanwhile (measured: 4 % more events/s in batches of 200).
                 self.runtime.spawn(async move {

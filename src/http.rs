@@ -27,12 +27,21 @@ pub(crate) mod testing;
 mod tests;
 mod topics;
 
-use crate::{access::Gate, health::Health, ingest::Ingest, limits, store::Store, wakeup::Wakeup};
+use crate::{
+    access::Gate,
+    health::Health,
+    ingest::Ingest,
+    limits,
+    logging::Seldom,
+    request::{Context, RequestIds, Trace, Traceparent, X_REQUEST_ID},
+    store::Store,
+    wakeup::Wakeup,
+};
 use answers::AnswerRoom;
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, HeaderValue, Request, Response, Uri, header},
+    http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header},
     middleware::{from_fn_with_state, map_response},
     response::IntoResponse,
     routing::get,
@@ -45,7 +54,7 @@ use metrics::{Gathered, Metrics, Route};
 use queries::Queries;
 pub(crate) use room::{Pressure, Progress};
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -132,6 +141,9 @@ pub(crate) struct Api {
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     pressure: Pressure,
+    ids: Arc<RequestIds>,
+    /// Requests that are answered with a 503.
+    unavailable: Arc<Mutex<Seldom>>,
 }
 
 impl Api {
@@ -170,7 +182,7 @@ impl Api {
             },
             queries,
             metrics: Arc::clone(&metrics),
-            documents: Documents::new(&description),
+            documents: Documents::new(&documents::with_request_ids(description)),
             started,
         });
         let pages = pages
@@ -187,6 +199,8 @@ impl Api {
             gate: parts.gate,
             metrics,
             pressure,
+            ids: Arc::default(),
+            unavailable: Arc::default(),
         }
     }
 
@@ -195,8 +209,39 @@ impl Api {
         self.pressure.clone()
     }
 
-    /// Answers one request, counts it and logs it.
-    pub(crate) async fn handle(mut self, mut request: Request<Body>) -> Response<Body> {
+    /// Answers one request, counts it and logs it. Whatever is done for it knows its id.
+    pub(crate) async fn handle(self, request: Request<Body>) -> Response<Body> {
+        let context = self.context(request.headers());
+        let id = context.id.header_value();
+        let mut response = context.work(self.answer(request)).await;
+        name(&mut response, id);
+        response
+    }
+
+    /// Answers a request with `answer`, which does not look at it: it has an id all the same.
+    pub(crate) fn refuse(
+        &self,
+        headers: &HeaderMap,
+        answer: impl FnOnce() -> Response<Body>,
+    ) -> Response<Body> {
+        let context = self.context(headers);
+        let id = context.id.header_value();
+        let mut response = context.within(answer);
+        name(&mut response, id);
+        response
+    }
+
+    fn context(&self, headers: &HeaderMap) -> Context {
+        Context {
+            id: self.ids.of(headers),
+            trace: Traceparent::of(headers).map(|from| Trace {
+                id: from.trace,
+                span: None,
+            }),
+        }
+    }
+
+    async fn answer(mut self, mut request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
         let route = Route::of(request.uri().path());
         let line = tracing::enabled!(tracing::Level::DEBUG)
@@ -212,6 +257,7 @@ impl Api {
         standing.tell(&mut response);
         let took = started.elapsed();
         self.metrics.observe(route, response.status(), took);
+        self.note_unavailable(route, &response);
         if let Some((method, path)) = line {
             tracing::debug!(
                 %method,
@@ -223,6 +269,30 @@ impl Api {
             );
         }
         response
+    }
+
+    /// Logs an answer of 503, with its id; of many in a second, the first one. What else fails is logged where it does,
+    /// and health checks repeat what is logged as it changes.
+    fn note_unavailable(&self, route: Route, response: &Response<Body>) {
+        if response.status() != StatusCode::SERVICE_UNAVAILABLE || route.is_health_check() {
+            return;
+        }
+        let mut unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(not_logged) = unavailable.now() {
+            tracing::warn!(
+                route = route.label(),
+                problem = response.extensions().get().map(|kind: &Kind| kind.name()),
+                not_logged,
+                "requests are answered with a 503"
+            );
+        }
+    }
+}
+
+/// Puts the request's id on its answer.
+fn name(response: &mut Response<Body>, id: Option<HeaderValue>) {
+    if let Some(id) = id {
+        response.headers_mut().insert(&X_REQUEST_ID, id);
     }
 }
 

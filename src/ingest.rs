@@ -11,6 +11,7 @@ pub use figures::Figures;
 use crate::{
     event::Batch,
     limits::QUEUE_WAIT,
+    request::{self, Context},
     store::{BatchOutcome, Maintenance},
 };
 use std::{
@@ -53,6 +54,8 @@ pub enum Message {
 pub struct Submission {
     /// The events.
     pub batch: Batch,
+    /// The request that they came with, for lines in the log.
+    pub request: Option<Context>,
     answer: oneshot::Sender<Result<BatchOutcome, SubmitError>>,
     place: OwnedSemaphorePermit,
     room: OwnedSemaphorePermit,
@@ -150,6 +153,7 @@ impl Ingest {
         self.sender
             .send(Message::Publish(Submission {
                 batch,
+                request: request::current(Clone::clone),
                 answer,
                 place,
                 room,

@@ -8,6 +8,7 @@
 //! | [`server`] | takes connections, ties everything together, stops cleanly |
 //! | [`access`] | who may do what: API keys |
 //! | [`http`] | requests become calls, results become answers |
+//! | [`request`] | which request is worked on: its id and trace |
 //! | [`event`] | what a valid event is; parsed once at the edge |
 //! | [`ingest`] | the bounded queue |
 //! | [`committer`] | groups what is queued into commits, answers, wakes readers |
@@ -36,6 +37,7 @@ pub mod index;
 pub mod ingest;
 pub mod limits;
 pub mod logging;
+pub mod request;
 pub mod server;
 pub mod store;
 pub mod tls;

@@ -291,6 +291,8 @@ pub const MERGE_STOP_CHECK_RECORDS: u32 = 1 << 16;
 
 // ---- logging ----
 
+/// Longest `X-Request-Id` that is taken from a client, in bytes; it is copied into every line and answer.
+pub const MAX_REQUEST_ID_BYTES: usize = 128;
 /// Lines a second about dropped duplicates, and as many about conflicts; those left out are counted in a line.
 pub const OUTCOME_LOG_LINES_PER_SECOND: u32 = 5;
 

@@ -21,23 +21,17 @@ use crate::{
         ACCEPT_RETRY, KEY_REFRESH, LISTEN_BACKLOG, MAX_HEADER_BYTES, MAX_REFUSED_CONNECTIONS,
         READ_BUFFER_BYTES, REFUSAL_TIMEOUT,
     },
+    logging::Seldom,
     store::{OpenError, Store, Writer, sqlite},
     tls::Transport,
     wakeup::Wakeup,
 };
-use axum::{body::Body, response::Response};
+use axum::{body::Body, http::HeaderMap, response::Response};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use places::{Place, Places};
 use socket::{Socket, Work};
-use std::{
-    convert::Infallible,
-    io,
-    net::IpAddr,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 use tls::{Reloader, Tls};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
@@ -312,6 +306,7 @@ impl Connections {
         let socket = Socket::new(stream, self.write, self.pressure.clone(), work.clone());
         let tls = self.tls.clone();
         let api = self.api.clone();
+        let refusing = api.clone();
         let handled = work.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let api = api.clone();
@@ -332,7 +327,7 @@ impl Connections {
             // A client in its handshake has nothing in work yet.
             let opened = tokio::select! {
                 biased;
-                opened = open(tls, socket, &protocol, linger) => opened,
+                opened = open(tls, socket, &protocol, linger, &refusing) => opened,
                 () = told(&mut stopping) => return,
                 _ = &mut give_up => return,
             };
@@ -384,11 +379,13 @@ impl Connections {
         let socket = Socket::new(stream, self.write, self.pressure.clone(), Work::default());
         let tls = self.tls.clone();
         let linger = self.linger;
+        let api = self.api.clone();
         tokio::spawn(async move {
             let _place = place;
             let refused = async {
-                if let Some(mut transport) = open(tls, socket, &protocol, linger).await {
-                    answer_once(&protocol, &mut transport, || http::no_place(places)).await;
+                if let Some(mut transport) = open(tls, socket, &protocol, linger, &api).await {
+                    let answer = |headers: &_| api.refuse(headers, || http::no_place(places));
+                    answer_once(&protocol, &mut transport, answer).await;
                     drain(transport.below()).await;
                 }
             };
@@ -406,10 +403,14 @@ async fn open(
     socket: Socket<TcpStream>,
     protocol: &http1::Builder,
     linger: Duration,
+    api: &Api,
 ) -> Option<Transport<Socket<TcpStream>>> {
     match tls {
         None => Some(Transport::Plain(socket)),
-        Some(tls) => tls.open(socket, protocol, linger).await,
+        Some(tls) => {
+            let without_tls = |headers: &_| api.refuse(headers, http::without_tls);
+            tls.open(socket, protocol, linger, without_tls).await
+        }
     }
 }
 
@@ -417,10 +418,10 @@ async fn open(
 async fn answer_once(
     protocol: &http1::Builder,
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    answer: impl Fn() -> Response,
+    answer: impl Fn(&HeaderMap) -> Response,
 ) {
-    let service = service_fn(|_: Request<Incoming>| {
-        let answer = answer();
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = answer(request.headers());
         async move { Ok::<_, Infallible>(answer) }
     });
     let _ = protocol.serve_connection(TokioIo::new(stream), service).await;
@@ -444,26 +445,4 @@ fn is_of_the_client(error: &io::Error) -> bool {
 enum Ending {
     OfItself(hyper::Result<()>),
     Told,
-}
-
-/// Something that is worth a line in the log at most once a second.
-#[derive(Default)]
-struct Seldom {
-    logged: Option<Instant>,
-    silent: u64,
-}
-
-impl Seldom {
-    /// How often it happened without a line since the last one; `None` when it is too early for another.
-    fn now(&mut self) -> Option<u64> {
-        if self
-            .logged
-            .is_some_and(|logged| logged.elapsed() < Duration::from_secs(1))
-        {
-            self.silent += 1;
-            return None;
-        }
-        self.logged = Some(Instant::now());
-        Some(std::mem::take(&mut self.silent))
-    }
 }

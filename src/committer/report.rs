@@ -3,8 +3,10 @@
 //! A third of all events being duplicates is an ordinary day; the log must tell of it without drowning in it.
 
 use crate::{
-    event::{Batch, Event, Outcome},
+    event::{Event, Outcome},
+    ingest::Submission,
     limits::OUTCOME_LOG_LINES_PER_SECOND,
+    request::Context,
     store::{BatchOutcome, Placed},
 };
 use std::time::{Duration, Instant};
@@ -38,17 +40,17 @@ impl Lines {
 }
 
 impl OutcomeReport {
-    /// Writes lines for the duplicates and conflicts of a commit.
-    pub(super) fn note(&mut self, batches: &[&Batch], outcomes: &[BatchOutcome]) {
+    /// Writes lines for the duplicates and conflicts of a commit, each with the id of its request.
+    pub(super) fn note(&mut self, submissions: &[Submission], outcomes: &[BatchOutcome]) {
         if self.since.is_some_and(|since| since.elapsed() >= WINDOW) {
             self.flush();
         }
-        for (batch, outcome) in batches.iter().zip(outcomes) {
+        for (submission, outcome) in submissions.iter().zip(outcomes) {
             let BatchOutcome::Committed(placed) = outcome else {
                 continue;
             };
-            for (event, placed) in batch.events().zip(placed) {
-                self.note_event(&event, placed);
+            for (event, placed) in submission.batch.events().zip(placed) {
+                self.note_event(&event, placed, submission.request.as_ref());
             }
         }
     }
@@ -75,27 +77,39 @@ impl OutcomeReport {
         *self = Self::default();
     }
 
-    fn note_event(&mut self, event: &Event<'_>, placed: &Placed) {
-        // Escaped, so that a name with a line break in it cannot forge a line.
-        let [topic, event_id, source] =
-            [event.topic, event.event_id, event.source].map(|name| name.escape_debug());
-        match placed.outcome {
+    fn note_event(&mut self, event: &Event<'_>, placed: &Placed, request: Option<&Context>) {
+        let lines = match placed.outcome {
             Outcome::Stored => return,
-            Outcome::Duplicate => {
-                if self.duplicates.admit() {
-                    tracing::warn!("Duplicate dropped: topic={topic} event_id={event_id} source={source}");
-                }
-            }
-            Outcome::Conflict => {
-                if self.conflicts.admit() {
-                    tracing::warn!(
-                        first_seq = placed.seq,
-                        "Conflict: topic={topic} event_id={event_id} source={source} came with another payload; the first one stays"
-                    );
-                }
+            Outcome::Duplicate => &mut self.duplicates,
+            Outcome::Conflict => &mut self.conflicts,
+        };
+        if lines.admit() {
+            match request {
+                Some(request) => request.clone().within(|| write(event, placed)),
+                None => write(event, placed),
             }
         }
         self.since.get_or_insert_with(Instant::now);
+    }
+}
+
+fn write(event: &Event<'_>, placed: &Placed) {
+    let Event {
+        topic,
+        event_id,
+        source,
+        ..
+    } = *event;
+    let first_seq = placed.seq;
+    match placed.outcome {
+        Outcome::Conflict => tracing::warn!(
+            topic,
+            event_id,
+            source,
+            first_seq,
+            "Conflict: another payload for an event that is stored; the first one stays"
+        ),
+        _ => tracing::warn!(topic, event_id, source, first_seq, "Duplicate dropped"),
     }
 }
 

@@ -19,7 +19,9 @@ use std::collections::BTreeMap;
 use utoipa::{
     IntoResponses, OpenApi, ToSchema,
     openapi::{
-        ContentBuilder, Header, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder, ResponsesBuilder, Type,
+        ContentBuilder, Header, HeaderBuilder, Object, Ref, RefOr, Required, ResponseBuilder,
+        ResponsesBuilder, Type,
+        path::{ParameterBuilder, ParameterIn},
         response::Response as ResponseObject,
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
@@ -64,6 +66,45 @@ pub(super) fn description() -> utoipa::openapi::OpenApi {
         SecurityRequirement::new("key", Vec::<String>::new()),
         SecurityRequirement::default(),
     ]);
+    description
+}
+
+const REQUEST_ID: &str = "X-Request-Id";
+
+/// The description, with the header that every request may have and every answer has.
+pub(super) fn with_request_ids(mut description: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    // No pattern: what cannot be used is replaced, not refused.
+    let text = || Object::with_type(Type::String);
+    let parameter = ParameterBuilder::new()
+        .name(REQUEST_ID)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "Names the request in the answer and in the server's log: 1 to 128 visible ASCII characters but quotes and backslashes. Without it, or with another, the server makes one.",
+        ))
+        .schema(Some(text()))
+        .build();
+    let header = HeaderBuilder::new()
+        .schema(Some(text()))
+        .description(Some(
+            "The request's id: the one that was sent, or one that the server made.",
+        ))
+        .build();
+    for path in description.paths.paths.values_mut() {
+        let calls = [&mut path.get, &mut path.post];
+        for call in calls.into_iter().flatten() {
+            call.parameters
+                .get_or_insert_default()
+                .push(parameter.clone().into());
+            for response in call.responses.responses.values_mut() {
+                if let RefOr::T(response) = response {
+                    response
+                        .headers
+                        .insert(REQUEST_ID.to_owned(), header.clone().into());
+                }
+            }
+        }
+    }
     description
 }
 

@@ -8,6 +8,7 @@ use crate::{
     event::{ParseError, ParseErrorKind},
     ingest::SubmitError,
     limits::RETRY_AFTER_SECONDS,
+    request::{self, RequestId},
     store::ReadError,
 };
 use axum::{
@@ -269,7 +270,8 @@ pub(crate) struct Problem {
     "title": "An event is invalid",
     "status": 422,
     "detail": "events[3].timestamp: not a date-time",
-    "place": "events[3].timestamp"
+    "place": "events[3].timestamp",
+    "request_id": "5f0c9ad3be117f280000000000000017"
 }))]
 pub(crate) struct ProblemBody<'a> {
     /// The kind of problem, `/problems/<name>`; it never changes for a kind.
@@ -283,6 +285,10 @@ pub(crate) struct ProblemBody<'a> {
     /// The part of the request that is meant: a field of an event (`events[3].timestamp`) or a parameter.
     #[serde(skip_serializing_if = "Option::is_none")]
     place: Option<&'a str>,
+    /// The request's id, as in `X-Request-Id` and in the server's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = true)]
+    request_id: Option<RequestId>,
 }
 
 impl Problem {
@@ -377,10 +383,12 @@ impl IntoResponse for Problem {
             status: status.as_u16(),
             detail: &self.detail,
             place: self.place.as_deref(),
+            request_id: request::current(|request| request.id.clone()),
         };
         // Strings and a number always serialise.
         let mut response = Response::new(Body::from(serde_json::to_vec(&body).unwrap_or_default()));
         *response.status_mut() = status;
+        response.extensions_mut().insert(self.kind);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,

@@ -16,6 +16,7 @@ use crate::{
     event::{self, Batch, Outcome, Seq, Shape},
     ingest::SubmitError,
     limits::{MAX_TOPICS, PARSE_INLINE_BYTES},
+    request,
     store::{BatchOutcome, Placed},
 };
 use axum::{
@@ -352,7 +353,8 @@ async fn parse(
         return Ok((event::parse(body, shape, &identity, max_events)?, room));
     }
     // The room goes with the work, which goes on when the client has left.
-    let parse = move || event::parse(body, shape, &identity, max_events).map(|batch| (batch, room));
+    let parse =
+        request::here(move || event::parse(body, shape, &identity, max_events).map(|batch| (batch, room)));
     tokio::task::spawn_blocking(parse)
         .await
         .map_err(|error| {

@@ -9,13 +9,14 @@ mod tests;
 use super::{answer_once, drain, socket::Socket};
 use crate::{
     config::TlsFiles,
-    http::{told, without_tls},
+    http::told,
     limits::{
         HANDSHAKE_CROWDED_TIMEOUT, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, PRESSURE_INTERVAL, TLS_BUFFER_BYTES,
         TLS_FILES_CHECK_INTERVAL,
     },
     tls::{Identity, PROTOCOL, TlsFileError, Transport, VERSIONS, authorities, provider, read},
 };
+use axum::{http::HeaderMap, response::Response};
 use hyper::server::conn::http1;
 use rustls::{ServerConfig, server::WebPkiClientVerifier};
 use std::{
@@ -115,12 +116,13 @@ impl Tls {
     }
 
     /// The stream with TLS on it; `None` when there was no handshake and the client has been told why. That takes at
-    /// most the time of a handshake and twice `linger`.
+    /// most the time of a handshake and twice `linger`. `without_tls` answers a request that comes unencrypted.
     pub(super) async fn open(
         &self,
         mut socket: Socket<TcpStream>,
         protocol: &http1::Builder,
         linger: Duration,
+        without_tls: impl Fn(&HeaderMap) -> Response,
     ) -> Option<Transport<Socket<TcpStream>>> {
         let deadline = Instant::now() + self.bounds.time;
         let mut first = [0];

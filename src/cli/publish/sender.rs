@@ -176,7 +176,7 @@ impl Sender {
             let answer = self.client.post("/publish", body.clone()).await;
             let (problem, retry_after) = match answer {
                 Ok(answer) if is_passing(answer.status) => (
-                    format!("{}: {}", answer.status, answer.detail()),
+                    format!("{}: {}", answer.status, answer.traceable()),
                     answer.retry_after,
                 ),
                 Ok(answer) => {

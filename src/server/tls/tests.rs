@@ -54,7 +54,8 @@ impl Sides {
 
     /// The server's side of a connection.
     async fn open(&self, socket: Socket<TcpStream>) -> Option<Transport<Socket<TcpStream>>> {
-        self.tls.open(socket, &protocol(LONG), SHORT).await
+        let without_tls = |_: &_| crate::http::without_tls();
+        self.tls.open(socket, &protocol(LONG), SHORT, without_tls).await
     }
 
     /// The client's side of a connection.
