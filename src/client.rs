@@ -44,16 +44,16 @@ struct Connection {
     end: JoinHandle<hyper::Result<()>>,
 }
 
-/// JSON to post, as it is or compressed. Cheap to clone.
+/// What is posted, as it is or compressed. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Json {
+pub struct Content {
     /// Its bytes as they are sent.
     pub bytes: Bytes,
     /// What they are compressed with.
     pub coding: Option<Coding>,
 }
 
-impl From<Bytes> for Json {
+impl From<Bytes> for Content {
     fn from(bytes: Bytes) -> Self {
         Self { bytes, coding: None }
     }
@@ -183,11 +183,28 @@ impl Client {
     }
 
     /// Posts JSON to `path`.
-    pub async fn post(&mut self, path: &str, body: impl Into<Json>) -> Result<Answer, ClientError> {
-        self.send(Method::POST, path, Some(body.into())).await
+    pub async fn post(&mut self, path: &str, body: impl Into<Content>) -> Result<Answer, ClientError> {
+        self.send(Method::POST, path, Some(("application/json", body.into())))
+            .await
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: Option<Json>) -> Result<Answer, ClientError> {
+    /// Posts something else than JSON.
+    pub async fn post_as(
+        &mut self,
+        path: &str,
+        content_type: &'static str,
+        body: Bytes,
+    ) -> Result<Answer, ClientError> {
+        self.send(Method::POST, path, Some((content_type, body.into())))
+            .await
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, Content)>,
+    ) -> Result<Answer, ClientError> {
         let answer = timeout(self.timeout, self.exchange(method, path, body)).await;
         let answer = answer.unwrap_or_else(|_| {
             Err(ClientError::TimedOut {
@@ -205,7 +222,7 @@ impl Client {
         &mut self,
         method: Method,
         path: &str,
-        body: Option<Json>,
+        body: Option<(&'static str, Content)>,
     ) -> Result<Answer, ClientError> {
         let mut request = Request::builder()
             .method(method)
@@ -215,14 +232,14 @@ impl Client {
         if let Some(authorization) = self.endpoint.authorization() {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if let Some(body) = &body {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some((content_type, body)) = &body {
+            request = request.header(CONTENT_TYPE, *content_type);
             if let Some(coding) = body.coding {
                 request = request.header(CONTENT_ENCODING, coding.name());
             }
         }
         let request = request
-            .body(Full::new(body.map(|body| body.bytes).unwrap_or_default()))
+            .body(Full::new(body.map(|(_, body)| body.bytes).unwrap_or_default()))
             .map_err(|error| self.not_ours(error.to_string()))?;
 
         let mut connection = self.ready_connection().await?;

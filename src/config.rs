@@ -13,6 +13,7 @@ pub use sources::{Environment, Source};
 use crate::{
     access::{Limit, Limits, Rate, Unit},
     limits::MAX_QUEUE_EVENTS,
+    traces::{Otlp, SampleRatio},
 };
 use sources::Sources;
 use std::{
@@ -40,6 +41,8 @@ pub struct Config {
     pub limits: Limits,
     /// What connections are encrypted with; without it they are not (`TLS_CERTIFICATE`, `TLS_KEY`, `TLS_CLIENT_CA`).
     pub tls: Option<TlsFiles>,
+    /// Where spans of requests are sent; without it there are none (`OTLP_ENDPOINT`, `OTLP_SAMPLE_RATIO`).
+    pub otlp: Option<Otlp>,
     /// Events that may wait for a commit at once, from 1 to [`MAX_QUEUE_EVENTS`] (`QUEUE_MAX_SIZE`).
     pub queue_max_size: usize,
 }
@@ -86,6 +89,19 @@ pub enum ConfigError {
         source_name: Source,
         /// What to use in its place; may be empty.
         instead: &'static str,
+    },
+    /// A setting of a part that was left out when the program was built.
+    #[error(
+        "{source_name} is set, but this program was built without the feature {feature}: build it with \
+         `cargo build --release --features {feature}`, or unset {name}"
+    )]
+    NotBuilt {
+        /// Where the value was set.
+        source_name: Source,
+        /// The setting.
+        name: &'static str,
+        /// The Cargo feature that it needs.
+        feature: &'static str,
     },
     /// A setting that means nothing without another one.
     #[error("{source_name} is set, but {missing} is not: set {missing} as well, or unset {name}")]
@@ -138,6 +154,7 @@ impl Config {
                 events: limit(&sources, Unit::Events)?,
             },
             tls: tls(&sources)?,
+            otlp: otlp(&sources)?,
             queue_max_size: sources.value("QUEUE_MAX_SIZE", |text| {
                 text.parse()
                     .ok()
@@ -214,6 +231,29 @@ fn limit(sources: &Sources, unit: Unit) -> Result<Option<Limit>, ConfigError> {
             })?;
             Ok(Some(Limit::Rate(rate)))
         }
+    }
+}
+
+fn otlp(sources: &Sources) -> Result<Option<Otlp>, ConfigError> {
+    const NAME: &str = "OTLP_ENDPOINT";
+    const RATIO: &str = "OTLP_SAMPLE_RATIO";
+    let sample_ratio = sources.value(RATIO, SampleRatio::parse)?;
+    match (sources.find(NAME), sources.find(RATIO)) {
+        (Some((source_name, _)), _) if !cfg!(feature = "otlp") => Err(ConfigError::NotBuilt {
+            source_name,
+            name: NAME,
+            feature: "otlp",
+        }),
+        (Some(_), _) => Ok(Some(Otlp {
+            endpoint: sources.value(NAME, |text| text.parse().ok())?,
+            sample_ratio,
+        })),
+        (None, Some((source_name, _))) => Err(ConfigError::Incomplete {
+            source_name,
+            name: RATIO,
+            missing: NAME,
+        }),
+        (None, None) => Ok(None),
     }
 }
 

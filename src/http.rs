@@ -33,15 +33,16 @@ use crate::{
     ingest::Ingest,
     limits,
     logging::Seldom,
-    request::{Context, RequestIds, Trace, Traceparent, X_REQUEST_ID},
+    request::{Context, RequestIds, Trace, X_REQUEST_ID},
     store::Store,
+    traces::{OpenSpan, Tracer},
     wakeup::Wakeup,
 };
 use answers::AnswerRoom;
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Request, Response, Uri, header},
     middleware::{from_fn_with_state, map_response},
     response::IntoResponse,
     routing::get,
@@ -49,7 +50,7 @@ use axum::{
 use body::{BodyRoom, Patience};
 use cursor::Cursors;
 use documents::Documents;
-use error::{Kind, Problem};
+use error::{Kind, Problem, Unavailable};
 use metrics::{Gathered, Metrics, Route};
 use queries::Queries;
 pub(crate) use room::{Pressure, Progress};
@@ -111,6 +112,8 @@ pub(crate) struct Parts {
     pub(crate) stopping: watch::Receiver<bool>,
     /// Knows who may come in.
     pub(crate) gate: Arc<Gate>,
+    /// Begins the spans of requests.
+    pub(crate) tracer: Tracer,
     /// How long things may take.
     pub(crate) timeouts: Timeouts,
 }
@@ -129,6 +132,7 @@ struct AppState {
     cursors: Cursors,
     metrics: Arc<Metrics>,
     documents: Documents,
+    tracer: Tracer,
     started: Instant,
 }
 
@@ -142,6 +146,7 @@ pub(crate) struct Api {
     metrics: Arc<Metrics>,
     pressure: Pressure,
     ids: Arc<RequestIds>,
+    tracer: Tracer,
     /// Requests that are answered with a 503.
     unavailable: Arc<Mutex<Seldom>>,
 }
@@ -183,6 +188,7 @@ impl Api {
             queries,
             metrics: Arc::clone(&metrics),
             documents: Documents::new(&documents::with_request_ids(description)),
+            tracer: parts.tracer.clone(),
             started,
         });
         let pages = pages
@@ -200,6 +206,7 @@ impl Api {
             metrics,
             pressure,
             ids: Arc::default(),
+            tracer: parts.tracer,
             unavailable: Arc::default(),
         }
     }
@@ -211,9 +218,12 @@ impl Api {
 
     /// Answers one request, counts it and logs it. Whatever is done for it knows its id.
     pub(crate) async fn handle(self, request: Request<Body>) -> Response<Body> {
-        let context = self.context(request.headers());
+        let headers = request.headers();
+        let id = self.ids.of(headers);
+        let (trace, span) = self.tracer.begin(headers, &id);
+        let context = Context { id, trace };
         let id = context.id.header_value();
-        let mut response = context.work(self.answer(request)).await;
+        let mut response = context.work(self.answer(request, span)).await;
         name(&mut response, id);
         response
     }
@@ -224,26 +234,22 @@ impl Api {
         headers: &HeaderMap,
         answer: impl FnOnce() -> Response<Body>,
     ) -> Response<Body> {
-        let context = self.context(headers);
+        let context = Context {
+            id: self.ids.of(headers),
+            trace: Trace::of(headers),
+        };
         let id = context.id.header_value();
         let mut response = context.within(answer);
         name(&mut response, id);
         response
     }
 
-    fn context(&self, headers: &HeaderMap) -> Context {
-        Context {
-            id: self.ids.of(headers),
-            trace: Traceparent::of(headers).map(|from| Trace {
-                id: from.trace,
-                span: None,
-            }),
-        }
-    }
-
-    async fn answer(mut self, mut request: Request<Body>) -> Response<Body> {
+    async fn answer(mut self, mut request: Request<Body>, mut span: Option<OpenSpan>) -> Response<Body> {
         let started = Instant::now();
         let route = Route::of(request.uri().path());
+        if let Some(span) = &mut span {
+            describe(span, &request, route);
+        }
         let line = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
         let (standing, admitted) = admission::admit(&self.gate, route, &mut request);
@@ -258,6 +264,9 @@ impl Api {
         let took = started.elapsed();
         self.metrics.observe(route, response.status(), took);
         self.note_unavailable(route, &response);
+        if let Some(span) = &mut span {
+            conclude(span, &response);
+        }
         if let Some((method, path)) = line {
             tracing::debug!(
                 %method,
@@ -271,21 +280,51 @@ impl Api {
         response
     }
 
-    /// Logs an answer of 503, with its id; of many in a second, the first one. What else fails is logged where it does,
-    /// and health checks repeat what is logged as it changes.
+    /// Logs a request that is refused with a 503, with its id; of many in a second, the first one. What else fails is
+    /// logged where it does. (A health check that says no is no such refusal; that is logged when it changes.)
     fn note_unavailable(&self, route: Route, response: &Response<Body>) {
-        if response.status() != StatusCode::SERVICE_UNAVAILABLE || route.is_health_check() {
+        let Some(Unavailable { problem, reason }) = response.extensions().get() else {
             return;
-        }
+        };
         let mut unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(not_logged) = unavailable.now() {
             tracing::warn!(
                 route = route.label(),
-                problem = response.extensions().get().map(|kind: &Kind| kind.name()),
+                problem,
+                reason,
                 not_logged,
-                "requests are answered with a 503"
+                "a request was answered with a 503"
             );
         }
+    }
+}
+
+/// Says what is asked, by the conventions of OpenTelemetry for HTTP.
+fn describe(span: &mut OpenSpan, request: &Request<Body>, route: Route) {
+    let method = match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH") => {
+            known
+        }
+        _ => "_OTHER",
+    };
+    span.text("http.request.method", method);
+    span.text("url.path", request.uri().path());
+    match route {
+        Route::Other => span.name(method.replace("_OTHER", "HTTP")),
+        route => {
+            span.name(format!("{method} {}", route.label()));
+            span.text("http.route", route.label());
+        }
+    }
+}
+
+/// Says what is answered.
+fn conclude(span: &mut OpenSpan, response: &Response<Body>) {
+    let status = response.status();
+    span.number("http.response.status_code", status.as_u16().into());
+    if status.is_server_error() {
+        span.text("error.type", status.as_str());
+        span.fail();
     }
 }
 

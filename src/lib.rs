@@ -15,6 +15,7 @@
 //! | [`store`] | the contract of a store, and the one on SQLite |
 //! | [`index`] | finds ids, topics and times in the log; knows nothing of SQL or HTTP |
 //! | [`wakeup`], [`health`] | what the committer tells the rest |
+//! | [`traces`] | spans of requests, for a collector of OpenTelemetry |
 //! | [`cli`] | one file a subcommand |
 //! | [`tls`] | certificates from files, streams that may be encrypted |
 //! | [`client`] | the HTTP client of the subcommands |
@@ -41,4 +42,5 @@ pub mod request;
 pub mod server;
 pub mod store;
 pub mod tls;
+pub mod traces;
 pub mod wakeup;

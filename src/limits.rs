@@ -296,6 +296,25 @@ pub const MAX_REQUEST_ID_BYTES: usize = 128;
 /// Lines a second about dropped duplicates, and as many about conflicts; those left out are counted in a line.
 pub const OUTCOME_LOG_LINES_PER_SECOND: u32 = 5;
 
+// ---- traces ----
+
+/// Spans that wait to be exported, in spans of at most some 4 KiB; further ones are lost and counted.
+pub const SPAN_QUEUE: usize = 2_048;
+/// Spans in one request to the collector.
+pub const SPAN_BATCH: usize = 512;
+/// How long a span waits for others to be sent with.
+pub const SPAN_GATHER_WAIT: Duration = Duration::from_secs(1);
+/// How long the collector may take to answer.
+pub const SPAN_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server that stops waits for its last spans to be sent.
+pub const SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Shortest time between two lines about lost spans.
+pub const SPAN_LOSS_LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Bytes of a text, such as a path, that are put into a span.
+pub const MAX_SPAN_TEXT_BYTES: usize = 1_024;
+/// Longest `tracestate` that is passed on, in bytes: what the standard asks for at least.
+pub const MAX_TRACESTATE_BYTES: usize = 512;
+
 // ---- the client side: the subcommands that talk to a server ----
 
 /// How long a connection to a server may take to be opened, the handshake included.

@@ -46,6 +46,16 @@ pub struct Trace {
     pub span: Option<SpanId>,
 }
 
+impl Trace {
+    /// The trace that the client names in `traceparent`.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        Traceparent::of(headers).map(|from| Self {
+            id: from.trace,
+            span: None,
+        })
+    }
+}
+
 /// The id of a request, unique unless its client says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestId {

@@ -12,6 +12,7 @@ mod tls;
 
 use crate::{
     access::{Gate, KeyFile, KeyFileError},
+    client::EndpointError,
     committer,
     config::Config,
     health::Health,
@@ -24,6 +25,7 @@ use crate::{
     logging::Seldom,
     store::{OpenError, Store, Writer, sqlite},
     tls::Transport,
+    traces::{self, Export, Tracer},
     wakeup::Wakeup,
 };
 use axum::{body::Body, http::HeaderMap, response::Response};
@@ -67,6 +69,9 @@ pub enum ServeError {
     /// The certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] LoadError),
+    /// The collector of traces cannot be reached as it was asked for.
+    #[error("OTLP_ENDPOINT: {0}")]
+    Otlp(#[from] EndpointError),
     /// The listening socket cannot be used.
     #[error("cannot listen: {0}")]
     Listen(#[source] io::Error),
@@ -98,6 +103,7 @@ pub async fn serve(
         tracing::warn!(%address, "ALLOW_ANONYMOUS: whoever reaches this address may read and write everything");
     }
     let tls = config.tls.map(Tls::load).transpose()?;
+    let (tracer, export) = traces::start(config.otlp)?;
     let (ingest, queue) = ingest::queue(config.queue_max_size);
     let maintenance = ingest.maintenance();
     let opening = tokio::task::spawn_blocking(move || sqlite::open(&config.database_path, maintenance));
@@ -119,6 +125,8 @@ pub async fn serve(
         queue,
         health: Health::default(),
         gate: Arc::new(gate),
+        tracer,
+        export,
         timeouts: Timeouts::default(),
         places: descriptors::connection_places(),
         tls,
@@ -136,6 +144,8 @@ struct Server {
     queue: ingest::Queue,
     health: Health,
     gate: Arc<Gate>,
+    tracer: Tracer,
+    export: Option<Export>,
     timeouts: Timeouts,
     /// Connections that may be open at once.
     places: usize,
@@ -164,6 +174,7 @@ impl Server {
             wakeup: self.wakeup,
             health: self.health,
             gate: Arc::clone(&self.gate),
+            tracer: self.tracer,
             stopping: stopping.clone(),
             timeouts: self.timeouts,
         });
@@ -210,7 +221,11 @@ impl Server {
         drop(connections);
 
         self.ingest.stop();
-        let ended = tokio::task::spawn_blocking(move || committers.join()).await;
+        let ended = tokio::task::spawn_blocking(move || committers.join());
+        if let Some(export) = self.export {
+            export.finish().await;
+        }
+        let ended = ended.await;
         if !matches!(ended, Ok(Ok(()))) {
             return Err(ServeError::CommitterPanicked);
         }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[cfg(feature = "otlp")]
+use oncelog::traces::SampleRatio;
 use oncelog::{
     access::{Limit, Limits, Rate},
     config::{Arguments, Config, Environment, LogFormat, SETTINGS, TlsFiles},
@@ -67,6 +69,7 @@ fn with_nothing_set_the_defaults_hold() {
             limits: Limits::default(),
             queue_max_size: limits::DEFAULT_QUEUE_EVENTS,
             tls: None,
+            otlp: None,
         }
     );
 }
@@ -111,6 +114,7 @@ fn every_setting_can_be_set_in_every_source() {
             key: PathBuf::from("tls/key.pem"),
             client_ca: Some(PathBuf::from("tls/clients.pem")),
         }),
+        otlp: None,
     };
     let flags = [
         ("LOG_LEVEL", "debug"),
@@ -155,6 +159,69 @@ fn every_setting_can_be_set_in_every_source() {
     ] {
         assert_eq!(given.load().unwrap(), expected);
     }
+}
+
+#[cfg(feature = "otlp")]
+#[test]
+fn the_collector_of_traces_can_be_set_in_every_source() {
+    let flags = [
+        ("OTLP_ENDPOINT", "https://collector:4318/otlp"),
+        ("OTLP_SAMPLE_RATIO", "0.25"),
+    ];
+    for given in [
+        Given {
+            flags: &flags,
+            ..Given::default()
+        },
+        Given {
+            environment: &flags,
+            ..Given::default()
+        },
+        Given {
+            config_file: Some("otlp_endpoint = \"https://collector:4318/otlp\"\notlp_sample_ratio = 0.25"),
+            ..Given::default()
+        },
+    ] {
+        let otlp = given.load().unwrap().otlp.unwrap();
+        assert_eq!(otlp.endpoint.to_string(), "https://collector:4318/otlp");
+        assert_eq!(Some(otlp.sample_ratio), SampleRatio::parse("0.25"));
+    }
+    let error = |name, value| {
+        Given {
+            environment: &[(name, value)],
+            ..Given::default()
+        }
+        .error()
+    };
+    assert_eq!(
+        error("OTLP_ENDPOINT", "collector:4318"),
+        "environment variable OTLP_ENDPOINT is \"collector:4318\"; allowed: an http:// or https:// URL such as \
+         http://collector:4318, without /v1/traces"
+    );
+    assert_eq!(
+        error("OTLP_SAMPLE_RATIO", "2"),
+        "environment variable OTLP_SAMPLE_RATIO is \"2\"; allowed: a number from 0 to 1, together with OTLP_ENDPOINT"
+    );
+    assert_eq!(
+        error("OTLP_SAMPLE_RATIO", "0.5"),
+        "environment variable OTLP_SAMPLE_RATIO is set, but OTLP_ENDPOINT is not: set OTLP_ENDPOINT as well, or unset \
+         OTLP_SAMPLE_RATIO"
+    );
+}
+
+/// `.ci/run` builds the program without the feature for this.
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_program_without_traces_says_how_to_build_one_with_them() {
+    let given = Given {
+        environment: &[("OTLP_ENDPOINT", "http://collector:4318")],
+        ..Given::default()
+    };
+    assert_eq!(
+        given.error(),
+        "environment variable OTLP_ENDPOINT is set, but this program was built without the feature otlp: build it with \
+         `cargo build --release --features otlp`, or unset OTLP_ENDPOINT"
+    );
 }
 
 #[test]
@@ -314,11 +381,12 @@ fn a_toml_file_with_an_unknown_key_a_wrong_type_or_broken_text_says_so() {
         error("prot = 1"),
         "oncelog.toml: unknown setting \"prot\"; known: log_level, log_format, host, port, tls_certificate, tls_key, \
          tls_client_ca, database_path, database_url, broker_url, allow_anonymous, rate_limit_requests, \
-         rate_limit_requests_burst, rate_limit_events, rate_limit_events_burst, queue_max_size"
+         rate_limit_requests_burst, rate_limit_events, rate_limit_events_burst, queue_max_size, otlp_endpoint, \
+         otlp_sample_ratio"
     );
     assert_eq!(
         error("port = true"),
-        "oncelog.toml: port is a boolean; allowed: a string or a whole number"
+        "oncelog.toml: port is a boolean; allowed: a string or a number"
     );
     let broken = error("port = \n");
     assert!(

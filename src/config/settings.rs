@@ -149,6 +149,22 @@ pub const SETTINGS: &[Setting] = &[
         allowed: "a whole number from 1 to 1000000",
         value_name: "EVENTS",
     },
+    Setting {
+        name: "OTLP_ENDPOINT",
+        flag: "otlp-endpoint",
+        default: None,
+        help: "Export spans of requests to the OpenTelemetry collector at this URL, by OTLP over HTTP",
+        allowed: "an http:// or https:// URL such as http://collector:4318, without /v1/traces",
+        value_name: "URL",
+    },
+    Setting {
+        name: "OTLP_SAMPLE_RATIO",
+        flag: "otlp-sample-ratio",
+        default: Some("1"),
+        help: "Export this share of requests; of those with a traceparent, the ones that it says are sampled",
+        allowed: "a number from 0 to 1, together with OTLP_ENDPOINT",
+        value_name: "RATIO",
+    },
 ];
 
 /// The settings that commands on the files of a store take.

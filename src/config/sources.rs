@@ -210,9 +210,10 @@ fn read_config_file(
         let value = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Float(number) => number.to_string(),
             other => {
                 return Err(problem(format!(
-                    "{key} is a {}; allowed: a string or a whole number",
+                    "{key} is a {}; allowed: a string or a number",
                     other.type_str()
                 )));
             }

@@ -291,6 +291,15 @@ pub(crate) struct ProblemBody<'a> {
     request_id: Option<RequestId>,
 }
 
+/// Why an answer is a 503: it goes with the response to where these are logged.
+#[derive(Clone)]
+pub(crate) struct Unavailable {
+    /// The name of its kind.
+    pub(crate) problem: &'static str,
+    /// Its detail.
+    pub(crate) reason: String,
+}
+
 impl Problem {
     /// A problem; `detail` says what was wrong and what is allowed.
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
@@ -363,11 +372,13 @@ impl From<SubmitError> for Problem {
 }
 
 impl From<ReadError> for Problem {
-    /// The one place where a failed read is logged.
+    /// The one place where a failed read is logged. That the store is away is logged like every 503.
     fn from(error: ReadError) -> Self {
-        tracing::error!(%error, "cannot read from the store");
         let kind = match error {
-            ReadError::Failed(_) => Kind::Internal,
+            ReadError::Failed(_) => {
+                tracing::error!(%error, "cannot read from the store");
+                Kind::Internal
+            }
             ReadError::Unavailable(_) => Kind::StoreUnavailable,
         };
         Self::new(kind, format!("the store could not be read: {error}"))
@@ -388,7 +399,12 @@ impl IntoResponse for Problem {
         // Strings and a number always serialise.
         let mut response = Response::new(Body::from(serde_json::to_vec(&body).unwrap_or_default()));
         *response.status_mut() = status;
-        response.extensions_mut().insert(self.kind);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.extensions_mut().insert(Unavailable {
+                problem: self.kind.name(),
+                reason: self.detail,
+            });
+        }
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,

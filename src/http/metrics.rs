@@ -99,11 +99,6 @@ impl Route {
         }
     }
 
-    /// Whether it is one that supervisors ask all the time.
-    pub(crate) const fn is_health_check(self) -> bool {
-        matches!(self, Self::Health | Self::Ready | Self::Live)
-    }
-
     /// Its label.
     pub(crate) const fn label(self) -> &'static str {
         match self {

@@ -282,7 +282,13 @@ async fn accept(app: &App, caller: &Caller, request: Request, shape: Shape) -> R
         .allowance()
         .take_events(batch.len())
         .map_err(|refused| Problem::of_events(refused, batch.len()))?;
-    match app.ingest.submit(batch, room).await {
+    let mut span = app.tracer.child("commit");
+    if let Some(span) = &mut span {
+        span.number("oncelog.events", batch.len() as u64);
+    }
+    let outcome = app.ingest.submit(batch, room).await;
+    drop(span);
+    match outcome {
         Ok(BatchOutcome::Committed(placed)) => {
             let mut response = answer(&placed, results)?;
             if let Some(left) = left {

@@ -398,6 +398,7 @@ impl Fixture {
             health: health.clone(),
             stopping,
             gate,
+            tracer: crate::traces::Tracer::default(),
             timeouts,
         });
         Self {

@@ -59,6 +59,37 @@ impl Traceparent {
     }
 }
 
+impl TraceId {
+    /// A new one. Other programs draw theirs from the same 128 bits, so the system's random numbers have to be asked.
+    pub fn random() -> Self {
+        let mut bytes = [0; 16];
+        let drawn = getrandom::fill(&mut bytes).map(|()| u128::from_be_bytes(bytes));
+        Self(
+            drawn
+                .ok()
+                .and_then(NonZero::new)
+                .unwrap_or_else(|| NonZero::<u128>::MIN.saturating_add(fastrand::u128(..))),
+        )
+    }
+
+    /// As it is sent.
+    pub fn bytes(self) -> [u8; 16] {
+        self.0.get().to_be_bytes()
+    }
+}
+
+impl SpanId {
+    /// A new one; it has to differ from those of its trace only.
+    pub fn random() -> Self {
+        Self(NonZero::<u64>::MIN.saturating_add(fastrand::u64(..)))
+    }
+
+    /// As it is sent.
+    pub fn bytes(self) -> [u8; 8] {
+        self.0.get().to_be_bytes()
+    }
+}
+
 /// Reads lower-case hexadecimal digits, at most 32.
 fn number(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {

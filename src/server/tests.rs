@@ -46,6 +46,8 @@ impl Running {
             queue,
             health: Health::default(),
             gate: open_gate(),
+            tracer: crate::traces::Tracer::default(),
+            export: None,
             timeouts,
             places: 100,
             tls: None,

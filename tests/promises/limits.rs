@@ -125,6 +125,13 @@ fn clients_that_find_the_queue_full_lose_nothing_when_they_send_again() {
         refusals.into_inner()
     );
     assert_eq!(value(r#"oncelog_publishes_total{result="committed"}"#), 320);
+    if value(r#"oncelog_publishes_total{result="queue_full"}"#) > 0 {
+        let log = server.log();
+        assert!(
+            log.contains(" route=/publish problem=queue-full reason=\"the queue is full\" "),
+            "{log}"
+        );
+    }
     assert!(value("oncelog_queue_wait_seconds_count") > 0);
     assert_eq!(value("oncelog_queue_bytes"), 0);
 }

@@ -30,3 +30,5 @@ mod restart;
 mod shutdown;
 mod sqlite_file;
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     cli::{Failure, output::printable},
-    client::{Answer, Backoff, Client, ClientError, Json, is_passing},
+    client::{Answer, Backoff, Client, ClientError, Content, is_passing},
     compression::Coding,
 };
 use bytes::Bytes;
@@ -272,7 +272,7 @@ fn body(lines: &[Sendable]) -> Bytes {
     body.into()
 }
 
-fn encoded(bytes: Bytes, coding: Option<Coding>) -> Result<Json, Failure> {
+fn encoded(bytes: Bytes, coding: Option<Coding>) -> Result<Content, Failure> {
     let Some(coding) = coding else {
         return Ok(bytes.into());
     };
@@ -282,7 +282,7 @@ fn encoded(bytes: Bytes, coding: Option<Coding>) -> Result<Json, Failure> {
             coding.name()
         ))
     })?;
-    Ok(Json {
+    Ok(Content {
         bytes: encoded.into(),
         coding: Some(coding),
     })
