@@ -33,7 +33,7 @@ use crate::{
     ingest::Ingest,
     limits,
     logging::Seldom,
-    request::{Context, RequestIds, Trace, X_REQUEST_ID},
+    request::{self, Context, RequestIds, Trace, X_REQUEST_ID},
     store::Store,
     traces::{OpenSpan, Tracer},
     wakeup::Wakeup,
@@ -333,6 +333,21 @@ fn name(response: &mut Response<Body>, id: Option<HeaderValue>) {
     if let Some(id) = id {
         response.headers_mut().insert(&X_REQUEST_ID, id);
     }
+}
+
+/// Does `work`, which blocks or takes long, on a thread of its own, for the current request. It goes on when nobody waits
+/// for it any more. When it panics, that is logged with `doing`, and the client is told that it `failed`.
+async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    doing: &'static str,
+    failed: &'static str,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(request::here(work))
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, "{doing} panicked");
+            Problem::new(Kind::Internal, failed)
+        })
 }
 
 /// Waits until a flag is set, or nobody is left to set it.

@@ -16,7 +16,6 @@ use crate::{
     event::{self, Batch, Outcome, Seq, Shape},
     ingest::SubmitError,
     limits::{MAX_TOPICS, PARSE_INLINE_BYTES},
-    request,
     store::{BatchOutcome, Placed},
 };
 use axum::{
@@ -359,15 +358,9 @@ async fn parse(
         return Ok((event::parse(body, shape, &identity, max_events)?, room));
     }
     // The room goes with the work, which goes on when the client has left.
-    let parse =
-        request::here(move || event::parse(body, shape, &identity, max_events).map(|batch| (batch, room)));
-    tokio::task::spawn_blocking(parse)
-        .await
-        .map_err(|error| {
-            tracing::error!(%error, "parsing a body panicked");
-            Problem::new(Kind::Internal, "the body could not be parsed")
-        })?
-        .map_err(Problem::from)
+    let parse = move || event::parse(body, shape, &identity, max_events).map(|batch| (batch, room));
+    let parsed = super::beside(parse, "parsing a body", "the body could not be parsed").await?;
+    Ok(parsed?)
 }
 
 fn names(batch: &Batch) -> Vec<(String, String)> {

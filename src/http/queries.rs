@@ -1,10 +1,7 @@
 //! Runs what blocks (reads of the store) on threads of its own, a bounded number at once.
 
 use super::error::{Kind, Problem};
-use crate::{
-    limits::{MAX_CONCURRENT_QUERIES, MAX_CONCURRENT_SEARCHES},
-    request,
-};
+use crate::limits::{MAX_CONCURRENT_QUERIES, MAX_CONCURRENT_SEARCHES};
 use prometheus_client::{
     metrics::histogram::Histogram,
     registry::{Registry, Unit},
@@ -97,11 +94,6 @@ impl Queries {
             times.observe(started.elapsed().as_secs_f64());
             (result, turn)
         };
-        tokio::task::spawn_blocking(request::here(timed))
-            .await
-            .map_err(|error| {
-                tracing::error!(%error, "a query panicked");
-                Problem::new(Kind::Internal, "the query failed")
-            })
+        super::beside(timed, "a query", "the query failed").await
     }
 }

@@ -7,6 +7,7 @@ use super::{BodyRoom, Patience, take};
 use crate::{
     compression::{BodyCoding, DecodeError},
     http::{
+        beside,
         error::{Kind, Problem},
         room::units_of,
     },
@@ -56,12 +57,8 @@ impl BodyRoom {
             return Ok(packed.decode(most, room));
         }
         // The rooms go with the work: it goes on when the client has left, and so does the memory that it takes.
-        tokio::task::spawn_blocking(move || packed.decode(most, room))
-            .await
-            .map_err(|error| {
-                tracing::error!(%error, "decompressing a body panicked");
-                Problem::new(Kind::Internal, "the body could not be decompressed")
-            })
+        let work = move || packed.decode(most, room);
+        beside(work, "decompressing a body", "the body could not be decompressed").await
     }
 }
 
