@@ -27,6 +27,15 @@ impl Event {
         }
     }
 
+    /// Events of a topic with these numbers as ids, and payloads that only come back as they were when no byte is touched.
+    pub(crate) fn numbered(topic: &str, numbers: std::ops::Range<usize>) -> Vec<Self> {
+        let event = |number: usize| {
+            Self::new(topic, &number.to_string())
+                .with_payload(&format!(r#"{{ "n" : {number}.0, "text":"\u00e9 é {number}" }}"#))
+        };
+        numbers.map(event).collect()
+    }
+
     pub(crate) fn with_payload(mut self, payload: &str) -> Self {
         payload.clone_into(&mut self.payload);
         self

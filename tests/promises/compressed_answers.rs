@@ -6,15 +6,6 @@ use std::process::Command;
 
 const JSON: &str = "application/json";
 
-fn events(topic: &str, range: std::ops::Range<usize>) -> Vec<Event> {
-    range
-        .map(|number| {
-            Event::new(topic, &number.to_string())
-                .with_payload(&format!(r#"{{ "n" : {number}.0, "text":"\u00e9 é {number}" }}"#))
-        })
-        .collect()
-}
-
 fn all_events(client: &mut Client, headers: &[(&str, &str)]) -> Answer {
     client.request("GET", "/events?order=asc&limit=1000", headers, b"")
 }
@@ -23,7 +14,7 @@ fn all_events(client: &mut Client, headers: &[(&str, &str)]) -> Answer {
 fn answers_come_compressed_to_who_asks_and_are_the_same() {
     let server = Server::start();
     let mut client = server.client();
-    client.publish(&events("t", 0..500));
+    client.publish(&Event::numbered("t", 0..500));
     let plain = all_events(&mut client, &[]);
     assert_eq!(plain.header("content-encoding"), None);
     for target in [
@@ -93,7 +84,7 @@ fn answers_come_compressed_to_who_asks_and_are_the_same() {
 fn weights_decide_and_small_answers_stay_as_they_are() {
     let server = Server::start();
     let mut client = server.client();
-    client.publish(&events("t", 0..100));
+    client.publish(&Event::numbered("t", 0..100));
     for (accepts, coding) in [
         ("", None),
         ("identity", None),
@@ -127,7 +118,7 @@ fn weights_decide_and_small_answers_stay_as_they_are() {
         "POST",
         "/publish?results=true",
         &[("content-type", JSON), ("accept-encoding", "gzip")],
-        &Event::array(&events("t", 0..100)),
+        &Event::array(&Event::numbered("t", 0..100)),
     );
     assert_eq!(answer.header("content-encoding"), None);
     assert_eq!(answer.ok()["duplicates"], 100);

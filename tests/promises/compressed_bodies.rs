@@ -58,15 +58,6 @@ fn refused(answer: &Answer, status: u16, kind: &str, part: &str) {
     assert!(detail.contains(part), "{part:?} is not in {detail:?}");
 }
 
-fn events(topic: &str, range: std::ops::Range<usize>) -> Vec<Event> {
-    range
-        .map(|number| {
-            Event::new(topic, &number.to_string())
-                .with_payload(&format!(r#"{{ "n" : {number}.0, "text":"\u00e9 é {number}" }}"#))
-        })
-        .collect()
-}
-
 #[test]
 fn a_compressed_batch_is_the_same_batch() {
     let server = Server::start();
@@ -79,7 +70,7 @@ fn a_compressed_batch_is_the_same_batch() {
     ];
     for (number, (coding, encode)) in ways.into_iter().enumerate() {
         let topic = format!("{coding}{number}");
-        let batch = events(&topic, 0..300);
+        let batch = Event::numbered(&topic, 0..300);
         let packed = encode(&Event::wrapped(&batch));
         let answer = post(&mut client, JSON, coding, &packed).ok();
         assert_eq!(answer["accepted"], 300, "{coding}");
@@ -107,7 +98,7 @@ fn a_compressed_batch_is_the_same_batch() {
             );
         }
     }
-    let lines: Vec<String> = events("lines", 0..100).iter().map(Event::json).collect();
+    let lines: Vec<String> = Event::numbered("lines", 0..100).iter().map(Event::json).collect();
     for (coding, encode) in ways {
         let packed = encode(lines.join("\n").as_bytes());
         let answer = post(&mut client, "application/x-ndjson", coding, &packed).ok();
@@ -117,14 +108,14 @@ fn a_compressed_batch_is_the_same_batch() {
         &mut client,
         JSON,
         "identity",
-        &Event::wrapped(&events("plain", 0..1)),
+        &Event::wrapped(&Event::numbered("plain", 0..1)),
     );
     assert_eq!(plain.ok()["accepted"], 1);
     let answer = client.request(
         "POST",
         "/publish/batch",
         &[("content-type", JSON), ("content-encoding", "gzip")],
-        &gzip(&Event::wrapped(&events("batch", 0..2))),
+        &gzip(&Event::wrapped(&Event::numbered("batch", 0..2))),
     );
     assert_eq!(answer.ok()["accepted"], 2);
 }
@@ -133,7 +124,7 @@ fn a_compressed_batch_is_the_same_batch() {
 fn members_and_frames_in_a_row_are_one_body() {
     let server = Server::start();
     let mut client = server.client();
-    let json = Event::array(&events("t", 0..10));
+    let json = Event::array(&Event::numbered("t", 0..10));
     let (first, second) = json.split_at(100);
     let skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc".to_vec();
     for (coding, body) in [
@@ -149,7 +140,7 @@ fn a_bomb_is_refused_and_nothing_of_it_is_stored() {
     let server = Server::start();
     let mut client = server.client();
     // Valid but for its size: an event, and white space to one byte more than there may be.
-    let mut json = events("t", 0..1)[0].json().into_bytes();
+    let mut json = Event::numbered("t", 0..1)[0].json().into_bytes();
     json.resize(LARGEST_BODY, b' ');
     for (number, (coding, encode)) in [("gzip", gzip as Encode), ("zstd", zstd), ("zstd", zstd_with_size)]
         .into_iter()
@@ -191,7 +182,7 @@ fn a_bomb_is_refused_and_nothing_of_it_is_stored() {
 fn what_cannot_be_decompressed_is_refused_with_the_reason() {
     let server = Server::start();
     let mut client = server.client();
-    let json = Event::array(&events("t", 0..50));
+    let json = Event::array(&Event::numbered("t", 0..50));
     let flipped = |mut bytes: Vec<u8>, from_end: usize| {
         let place = bytes.len() - from_end;
         bytes[place] ^= 1;
@@ -246,7 +237,7 @@ fn what_cannot_be_decompressed_is_refused_with_the_reason() {
 fn other_codings_are_refused_with_those_that_are_taken() {
     let server = Server::start();
     let mut client = server.client();
-    let json = Event::array(&events("t", 0..1));
+    let json = Event::array(&Event::numbered("t", 0..1));
     for coding in [
         "br",
         "deflate",
@@ -273,7 +264,7 @@ fn other_codings_are_refused_with_those_that_are_taken() {
 #[test]
 fn publish_compresses_its_requests() {
     let server = Server::start();
-    let lines: String = events("t", 0..2_000)
+    let lines: String = Event::numbered("t", 0..2_000)
         .iter()
         .map(|event| event.json() + "\n")
         .collect();
