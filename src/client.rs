@@ -47,15 +47,22 @@ struct Connection {
 /// What is posted, as it is or compressed. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Content {
+    /// What it is.
+    pub media_type: &'static str,
     /// Its bytes as they are sent.
     pub bytes: Bytes,
     /// What they are compressed with.
     pub coding: Option<Coding>,
 }
 
-impl From<Bytes> for Content {
-    fn from(bytes: Bytes) -> Self {
-        Self { bytes, coding: None }
+impl Content {
+    /// JSON, compressed with `coding` if there is one.
+    pub fn json(bytes: impl Into<Bytes>, coding: Option<Coding>) -> Self {
+        Self {
+            media_type: "application/json",
+            bytes: bytes.into(),
+            coding,
+        }
     }
 }
 
@@ -182,28 +189,16 @@ impl Client {
         }
     }
 
-    /// Posts JSON to `path`.
-    pub async fn post(&mut self, path: &str, body: impl Into<Content>) -> Result<Answer, ClientError> {
-        self.send(Method::POST, path, Some(("application/json", body.into())))
-            .await
-    }
-
-    /// Posts something else than JSON.
-    pub async fn post_as(
-        &mut self,
-        path: &str,
-        content_type: &'static str,
-        body: Bytes,
-    ) -> Result<Answer, ClientError> {
-        self.send(Method::POST, path, Some((content_type, body.into())))
-            .await
+    /// Posts to `path`.
+    pub async fn post(&mut self, path: &str, body: Content) -> Result<Answer, ClientError> {
+        self.send(Method::POST, path, Some(body)).await
     }
 
     async fn send(
         &mut self,
         method: Method,
         path: &str,
-        body: Option<(&'static str, Content)>,
+        body: Option<Content>,
     ) -> Result<Answer, ClientError> {
         let answer = timeout(self.timeout, self.exchange(method, path, body)).await;
         let answer = answer.unwrap_or_else(|_| {
@@ -222,7 +217,7 @@ impl Client {
         &mut self,
         method: Method,
         path: &str,
-        body: Option<(&'static str, Content)>,
+        body: Option<Content>,
     ) -> Result<Answer, ClientError> {
         let mut request = Request::builder()
             .method(method)
@@ -232,14 +227,14 @@ impl Client {
         if let Some(authorization) = self.endpoint.authorization() {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if let Some((content_type, body)) = &body {
-            request = request.header(CONTENT_TYPE, *content_type);
+        if let Some(body) = &body {
+            request = request.header(CONTENT_TYPE, body.media_type);
             if let Some(coding) = body.coding {
                 request = request.header(CONTENT_ENCODING, coding.name());
             }
         }
         let request = request
-            .body(Full::new(body.map(|(_, body)| body.bytes).unwrap_or_default()))
+            .body(Full::new(body.map(|body| body.bytes).unwrap_or_default()))
             .map_err(|error| self.not_ours(error.to_string()))?;
 
         let mut connection = self.ready_connection().await?;

@@ -5,10 +5,9 @@
 
 use super::{Attribute, Kind, Span};
 use crate::{
-    client::{Backoff, Client, is_passing},
+    client::{Backoff, Client, Content, is_passing},
     limits::{SPAN_BATCH, SPAN_GATHER_WAIT, SPAN_LOSS_LOG_INTERVAL},
 };
-use bytes::Bytes;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
@@ -29,7 +28,6 @@ use tokio::{
 };
 
 const PATH: &str = "/v1/traces";
-const PROTOBUF: &str = "application/x-protobuf";
 /// Flags of a span: it is sampled, it is known whether its parent is elsewhere, and that it is.
 const SAMPLED: u32 = 1;
 const PARENT_IS_KNOWN: u32 = 0x100;
@@ -75,11 +73,14 @@ impl Collector {
     /// Sends the batch until it is taken, or refused for good.
     async fn deliver(&mut self, batch: &mut Vec<Span>) {
         let count = batch.len();
-        let body = Bytes::from(self.message(batch.drain(..)).encode_to_vec());
+        let body = Content {
+            media_type: "application/x-protobuf",
+            bytes: self.message(batch.drain(..)).encode_to_vec().into(),
+            coding: None,
+        };
         let mut backoff = Backoff::default();
         loop {
-            let (error, passing, retry_after) = match self.client.post_as(PATH, PROTOBUF, body.clone()).await
-            {
+            let (error, passing, retry_after) = match self.client.post(PATH, body.clone()).await {
                 Ok(answer) if answer.status.is_success() => {
                     if std::mem::take(&mut self.is_failing) {
                         tracing::info!("spans are exported again");

@@ -274,7 +274,7 @@ fn body(lines: &[Sendable]) -> Bytes {
 
 fn encoded(bytes: Bytes, coding: Option<Coding>) -> Result<Content, Failure> {
     let Some(coding) = coding else {
-        return Ok(bytes.into());
+        return Ok(Content::json(bytes, None));
     };
     let encoded = coding.encode(&bytes).map_err(|error| {
         Failure::Failed(format!(
@@ -282,10 +282,7 @@ fn encoded(bytes: Bytes, coding: Option<Coding>) -> Result<Content, Failure> {
             coding.name()
         ))
     })?;
-    Ok(Content {
-        bytes: encoded.into(),
-        coding: Some(coding),
-    })
+    Ok(Content::json(encoded, Some(coding)))
 }
 
 /// Takes a refused batch apart: the bad line, if it is known which one that is, and the parts to be sent again. What

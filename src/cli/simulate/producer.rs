@@ -1,7 +1,7 @@
 //! Sends events and reads the counts of the answers.
 
 use crate::{
-    client::{Backoff, Client, Endpoint, is_passing},
+    client::{Backoff, Client, Content, Endpoint, is_passing},
     limits::CLIENT_REQUEST_TIMEOUT,
 };
 use bytes::Bytes;
@@ -142,7 +142,7 @@ impl Run {
         let mut backoff = Backoff::default();
         loop {
             let answer = client
-                .post("/publish", body.clone())
+                .post("/publish", Content::json(body.clone(), None))
                 .await
                 .map_err(|error| error.to_string())?;
             // Nothing of a request that was refused is counted.
