@@ -97,7 +97,7 @@ impl Collector {
             if !std::mem::replace(&mut self.is_failing, true) {
                 tracing::warn!(
                     error,
-                    "cannot export spans; trying on, and saying no more until it works (OTLP_ENDPOINT)"
+                    "cannot export spans; those that the collector refuses for good are lost. No more is said of it until it works (OTLP_ENDPOINT)"
                 );
             }
             if !passing {
