@@ -150,8 +150,8 @@ impl Serialize for RequestId {
 
 impl Context {
     /// Works on the request: this is the current context wherever `work` is polled.
-    pub async fn work<F: Future>(self, work: F) -> F::Output {
-        CURRENT.scope(self, work).await
+    pub fn work<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
     }
 
     /// The same, for what does not wait.
