@@ -7,6 +7,7 @@ use super::{
     figures::{Counters, Figures},
     rate::{Limit, Limits, Rate, Unit},
 };
+use bytes::Bytes;
 use governor::{
     Quota, RateLimiter,
     clock::{Clock, MonotonicClock},
@@ -24,6 +25,7 @@ use std::{
 pub struct Allowance {
     requests: Option<Arc<Bucket>>,
     events: Option<Arc<Bucket>>,
+    policy: OnceLock<Bytes>,
     account: Arc<Account>,
 }
 
@@ -70,6 +72,7 @@ impl Allowance {
                 before.and_then(|before| before.requests.as_ref()),
             ),
             events: bucket(limits.events, before.and_then(|before| before.events.as_ref())),
+            policy: OnceLock::new(),
             account,
         }
     }
@@ -79,6 +82,7 @@ impl Allowance {
         Self {
             requests: bucket(limits.requests, None),
             events: bucket(limits.events, None),
+            policy: OnceLock::new(),
             account: Arc::new(Account {
                 id: String::new(),
                 figures: figures.clone(),
@@ -96,6 +100,11 @@ impl Allowance {
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// The limits as callers are told them, in ASCII: what `write` makes of them, once. They never change.
+    pub fn policy(&self, write: impl FnOnce() -> String) -> Bytes {
+        self.policy.get_or_init(|| write().into()).clone()
     }
 
     /// Counts a request, and says how many more would be let through now; `None` without a limit.

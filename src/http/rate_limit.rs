@@ -9,7 +9,8 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, Response},
 };
-use std::{fmt::Write, sync::Arc};
+use bytes::Bytes;
+use std::sync::Arc;
 
 /// What the limits are.
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -18,6 +19,9 @@ pub(super) const LEFT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// In which time there is more to be had, in whole seconds: a rate brings one a second at least.
 const MORE_WITHIN_SECONDS: u32 = 1;
+
+/// What two items take at most, with ten digits for each number.
+const MAX_ITEMS_BYTES: usize = 80;
 
 /// Where a caller stands with its limits, as its request came in.
 #[derive(Default)]
@@ -50,47 +54,66 @@ impl Standing {
         let Some(allowance) = &self.allowance else {
             return;
         };
-        let mut policies = Items::default();
         let mut left = Items::default();
-        for (unit, rate) in allowance.rates() {
-            policies.add(unit, [('q', rate.burst().get()), ('w', rate.seconds_to_fill())]);
+        for (unit, _) in allowance.rates() {
             let count = match unit {
                 Unit::Requests => self.requests,
                 Unit::Events => events.map(|EventsLeft(count)| count),
             };
             if let Some(count) = count {
-                left.add(unit, [('r', count), ('t', MORE_WITHIN_SECONDS)]);
+                left.add(unit, [(";r=", count), (";t=", MORE_WITHIN_SECONDS)]);
             }
         }
-        policies.insert(response.headers_mut(), POLICY);
-        left.insert(response.headers_mut(), LEFT);
+        insert(
+            response.headers_mut(),
+            POLICY,
+            allowance.policy(|| policy(allowance)),
+        );
+        insert(response.headers_mut(), LEFT, left.0.into());
     }
 }
 
-/// A list of structured fields (RFC 9651): strings with parameters that are numbers.
+/// The limits of a caller; nothing when there are none.
+fn policy(allowance: &Allowance) -> String {
+    let mut policies = Items::default();
+    for (unit, rate) in allowance.rates() {
+        policies.add(
+            unit,
+            [(";q=", rate.burst().get()), (";w=", rate.seconds_to_fill())],
+        );
+    }
+    policies.0
+}
+
+/// Sets a header that is a list. Nothing at all when there is none: the list must not be empty.
+fn insert(headers: &mut HeaderMap, name: HeaderName, items: Bytes) {
+    if items.is_empty() {
+        return;
+    }
+    // Names and numbers are always a value.
+    if let Ok(value) = HeaderValue::from_maybe_shared(items) {
+        headers.insert(name, value);
+    }
+}
+
+/// A list of structured fields (RFC 9651): strings with parameters that are numbers. Written for every answer to a caller
+/// with limits, so without the machinery of `format!` (measured: it took 5,000 instructions of a request's 60,000).
 #[derive(Default)]
 struct Items(String);
 
 impl Items {
-    fn add(&mut self, unit: Unit, parameters: [(char, u32); 2]) {
-        if !self.0.is_empty() {
+    fn add(&mut self, unit: Unit, parameters: [(&str, u32); 2]) {
+        if self.0.is_empty() {
+            self.0.reserve(MAX_ITEMS_BYTES);
+        } else {
             self.0.push_str(", ");
         }
-        // Writing to a string cannot fail.
-        let _ = write!(self.0, "\"{unit}\"");
+        self.0.push('"');
+        self.0.push_str(unit.name());
+        self.0.push('"');
         for (name, value) in parameters {
-            let _ = write!(self.0, ";{name}={value}");
-        }
-    }
-
-    /// Nothing at all when there is none: the list must not be empty.
-    fn insert(self, headers: &mut HeaderMap, name: HeaderName) {
-        if self.0.is_empty() {
-            return;
-        }
-        // Names and numbers are always a value.
-        if let Ok(value) = HeaderValue::try_from(self.0) {
-            headers.insert(name, value);
+            self.0.push_str(name);
+            self.0.push_str(itoa::Buffer::new().format(value));
         }
     }
 }
@@ -163,12 +186,12 @@ mod tests {
     #[test]
     fn a_list_without_items_is_no_header() {
         let mut headers = HeaderMap::new();
-        Items::default().insert(&mut headers, LEFT);
+        insert(&mut headers, LEFT, Bytes::new());
         assert!(headers.is_empty());
         let mut items = Items::default();
-        items.add(Unit::Requests, [('q', 100), ('w', 1)]);
-        items.add(Unit::Events, [('q', 5000), ('w', 1)]);
-        items.insert(&mut headers, POLICY);
+        items.add(Unit::Requests, [(";q=", 100), (";w=", 1)]);
+        items.add(Unit::Events, [(";q=", 5000), (";w=", 1)]);
+        insert(&mut headers, POLICY, items.0.into());
         assert_eq!(headers[POLICY], "\"requests\";q=100;w=1, \"events\";q=5000;w=1");
     }
 }
