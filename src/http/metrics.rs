@@ -4,6 +4,7 @@
 //! is read from the store when the metrics are, so these counters survive restarts.
 
 mod classic;
+mod durations;
 mod gathered;
 mod process;
 
@@ -23,10 +24,11 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
+use durations::Durations;
 use process::Process;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, histogram::Histogram, info::Info},
+    metrics::{counter::Counter, family::Family, info::Info},
     registry::{Registry, Unit},
 };
 use std::{
@@ -133,11 +135,6 @@ struct RouteLabels {
     route: &'static str,
 }
 
-/// The upper edges of the histogram's buckets, in seconds: from a commit on a fast disk to the longest wait.
-const BUCKETS: [f64; 12] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
-];
-
 /// The statuses that answers have; any other one costs a look-up.
 const STATUSES: [u16; 15] = [
     200, 303, 400, 401, 403, 404, 405, 408, 413, 415, 422, 426, 429, 500, 503,
@@ -148,8 +145,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     counters: [[OnceLock<Counter>; STATUSES.len()]; Route::ALL.len()],
-    durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
-    histograms: [OnceLock<Histogram>; Route::ALL.len()],
+    durations: Family<RouteLabels, Durations>,
+    durations_of: [OnceLock<Durations>; Route::ALL.len()],
 }
 
 impl Metrics {
@@ -165,9 +162,7 @@ impl Metrics {
         );
         let requests = Family::default();
         registry.register("http_requests", "Requests answered", requests.clone());
-        let durations = Family::<RouteLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
-            Histogram::new(BUCKETS)
-        });
+        let durations = Family::<RouteLabels, Durations>::default();
         registry.register_with_unit(
             "http_request_duration",
             "Time from the end of a request's head to its answer",
@@ -183,7 +178,7 @@ impl Metrics {
             requests,
             counters: array::from_fn(|_| array::from_fn(|_| OnceLock::new())),
             durations,
-            histograms: array::from_fn(|_| OnceLock::new()),
+            durations_of: array::from_fn(|_| OnceLock::new()),
         }
     }
 
@@ -200,12 +195,12 @@ impl Metrics {
                 .inc(),
             None => self.requests.get_or_create_owned(&labels()).inc(),
         };
-        self.histograms[route as usize]
+        self.durations_of[route as usize]
             .get_or_init(|| {
                 let labels = RouteLabels { route: route.label() };
                 self.durations.get_or_create_owned(&labels)
             })
-            .observe(took.as_secs_f64());
+            .observe(took);
     }
 
     /// All metrics as text.
