@@ -217,7 +217,7 @@ impl Api {
     }
 
     /// Answers one request, counts it and logs it. Whatever is done for it knows its id.
-    pub(crate) async fn handle(self, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
         let headers = request.headers();
         let id = self.ids.of(headers);
         let (trace, span) = self.tracer.begin(headers, &id);
@@ -225,7 +225,9 @@ impl Api {
         let id = context.id.header_value();
         // In a box: it is large, and would be copied several times on its way to where it is polled (measured: 1,500
         // instructions a request).
-        let mut response = context.work(Box::pin(self.answer(request, span))).await;
+        let mut response = context
+            .work(Box::pin(Arc::clone(&self).answer(request, span)))
+            .await;
         name(&mut response, id);
         response
     }
@@ -246,7 +248,11 @@ impl Api {
         response
     }
 
-    async fn answer(mut self, mut request: Request<Body>, mut span: Option<OpenSpan>) -> Response<Body> {
+    async fn answer(
+        self: Arc<Self>,
+        mut request: Request<Body>,
+        mut span: Option<OpenSpan>,
+    ) -> Response<Body> {
         let started = Instant::now();
         let route = Route::of(request.uri().path());
         if let Some(span) = &mut span {
@@ -254,15 +260,17 @@ impl Api {
         }
         let line = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
-        let (standing, admitted) = admission::admit(&self.gate, route, &mut request);
+        let (sender, admitted) = admission::admit(&self.gate, route, &mut request);
         let mut response = match admitted {
-            Ok(()) => match self.router.call(request).await {
+            Ok(()) => match self.router.clone().call(request).await {
                 Ok(response) => response,
                 Err(impossible) => match impossible {},
             },
             Err(problem) => problem.into_response(),
         };
-        standing.tell(&mut response);
+        if let Some(sender) = sender {
+            sender.tell(&mut response);
+        }
         let took = started.elapsed();
         self.metrics.observe(route, response.status(), took);
         self.note_unavailable(route, &response);

@@ -320,11 +320,12 @@ impl Connections {
         let _ = stream.set_nodelay(true);
         let socket = Socket::new(stream, self.write, self.pressure.clone(), work.clone());
         let tls = self.tls.clone();
-        let api = self.api.clone();
-        let refusing = api.clone();
+        // One of its own: what every request of every connection counts up and down is fought over by the processors.
+        let api = Arc::new(self.api.clone());
+        let refusing = Arc::clone(&api);
         let handled = work.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let api = api.clone();
+            let api = Arc::clone(&api);
             let work = handled.clone();
             async move {
                 work.set_request(true);

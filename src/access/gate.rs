@@ -6,11 +6,11 @@ use super::{
     file::{KeyFile, KeyFileError, KeyRecord, Stamp},
     grant::{Grant, Scope},
     rate::Limits,
-    secret::{Hash, Secret},
+    secret::{Hash, Presented},
 };
 use hashbrown::HashMap;
 use jiff::Timestamp;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// Who sent a request.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub enum Caller {
     /// Nobody in particular, who may do everything: the server asks for no keys.
     Anyone(Arc<Allowance>),
     /// The owner of a key.
-    Key(Arc<Grant>, Arc<Allowance>),
+    Key(Arc<Key>),
 }
 
 impl Caller {
@@ -26,7 +26,7 @@ impl Caller {
     pub fn may(&self, scope: Scope) -> bool {
         match self {
             Self::Anyone(_) => true,
-            Self::Key(grant, _) => grant.has(scope),
+            Self::Key(key) => key.grant.has(scope),
         }
     }
 
@@ -34,7 +34,7 @@ impl Caller {
     pub fn has_every_topic(&self) -> bool {
         match self {
             Self::Anyone(_) => true,
-            Self::Key(grant, _) => grant.has_every_topic(),
+            Self::Key(key) => key.grant.has_every_topic(),
         }
     }
 
@@ -42,7 +42,7 @@ impl Caller {
     pub fn has_topic(&self, topic: &str) -> bool {
         match self {
             Self::Anyone(_) => true,
-            Self::Key(grant, _) => grant.has_topic(topic),
+            Self::Key(key) => key.grant.has_topic(topic),
         }
     }
 
@@ -50,14 +50,15 @@ impl Caller {
     pub fn key_id(&self) -> Option<&str> {
         match self {
             Self::Anyone(_) => None,
-            Self::Key(grant, _) => Some(&grant.id),
+            Self::Key(key) => Some(&key.grant.id),
         }
     }
 
     /// What it may still do. All requests without a key share one.
-    pub fn allowance(&self) -> &Arc<Allowance> {
+    pub fn allowance(&self) -> &Allowance {
         match self {
-            Self::Anyone(allowance) | Self::Key(_, allowance) => allowance,
+            Self::Anyone(allowance) => allowance,
+            Self::Key(key) => &key.allowance,
         }
     }
 }
@@ -76,7 +77,7 @@ pub struct Gate {
     limits: Limits,
     anonymous: Arc<Allowance>,
     figures: Figures,
-    keys: RwLock<Arc<Keys>>,
+    keys: RwLock<Keys>,
     seen: Mutex<Seen>,
 }
 
@@ -90,14 +91,16 @@ struct Seen {
 }
 
 /// `None`: there is no file, so nobody made a key yet.
-type Keys = Option<HashMap<String, Key>>;
+type Keys = Option<HashMap<String, Arc<Key>>>;
 
+/// A key as requests are held against it. One behind one pointer: every request counts itself among those that hold it,
+/// on whichever processor it is worked on, and each such count is a cache line that the processors take from each other.
 #[derive(Debug)]
-struct Key {
+pub struct Key {
     hash: Hash,
     record: KeyRecord,
-    grant: Arc<Grant>,
-    allowance: Arc<Allowance>,
+    grant: Grant,
+    allowance: Allowance,
 }
 
 impl std::fmt::Debug for Hash {
@@ -119,7 +122,7 @@ impl Gate {
             limits,
             anonymous: Arc::new(Allowance::of_nobody(limits, &figures)),
             figures,
-            keys: RwLock::new(Arc::new(keys)),
+            keys: RwLock::new(keys),
             seen: Mutex::new(Seen { stamp, trouble: None }),
         })
     }
@@ -137,7 +140,7 @@ impl Gate {
     /// Who it is that sends this `Authorization` header, if it may come in.
     pub fn admit(&self, authorization: Option<&[u8]>) -> Result<Caller, Refused> {
         let keys = self.keys();
-        let Some(keys) = &*keys else {
+        let Some(keys) = keys.as_ref() else {
             // No key can be meant for this server.
             return Ok(self.anyone());
         };
@@ -148,15 +151,15 @@ impl Gate {
                 Err(Refused)
             };
         };
-        let secret = std::str::from_utf8(authorization)
+        let presented = std::str::from_utf8(authorization)
             .ok()
             .and_then(bearer)
-            .and_then(Secret::parse)
+            .and_then(Presented::parse)
             .ok_or(Refused)?;
-        let key = keys.get(secret.id()).ok_or(Refused)?;
-        let known = secret.hash().is(&key.hash);
+        let key = keys.get(presented.id).ok_or(Refused)?;
+        let known = presented.hash().is(&key.hash);
         if known && key.record.is_live(Timestamp::now()) {
-            Ok(Caller::Key(Arc::clone(&key.grant), Arc::clone(&key.allowance)))
+            Ok(Caller::Key(Arc::clone(key)))
         } else {
             Err(Refused)
         }
@@ -174,7 +177,7 @@ impl Gate {
             Ok(None) => None,
             Ok(Some((stamp, Some(keys)))) => {
                 tracing::info!(keys = keys.len(), "read the keys again");
-                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Some(keys));
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(keys);
                 seen.stamp = stamp;
                 None
             }
@@ -199,8 +202,8 @@ impl Gate {
         Ok(Some((stamp, keys)))
     }
 
-    fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    fn keys(&self) -> RwLockReadGuard<'_, Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -215,16 +218,16 @@ fn load(file: &KeyFile, limits: Limits, figures: &Figures, before: &Keys) -> Res
                     &record.id,
                     record.limits.or(limits),
                     figures,
-                    before.map(|key| &*key.allowance),
+                    before.map(|key| &key.allowance),
                 );
                 let key = Key {
-                    allowance: Arc::new(allowance),
+                    allowance,
                     // Reading the file has checked it.
                     hash: record.hash()?,
-                    grant: Arc::new(record.grant()),
+                    grant: record.grant(),
                     record,
                 };
-                Some((key.record.id.clone(), key))
+                Some((key.record.id.clone(), Arc::new(key)))
             })
             .collect()
     }))
@@ -239,7 +242,7 @@ fn bearer(authorization: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::NewKey;
+    use crate::access::{NewKey, Secret};
 
     fn wanted() -> NewKey {
         NewKey {

@@ -37,15 +37,6 @@ impl Secret {
         })
     }
 
-    /// Reads what [`Secret::reveal`] wrote.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
-        Some(Self {
-            id: id.to_owned(),
-            secret: secret.to_owned(),
-        })
-    }
-
     /// The key as a text, to be shown once.
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}_{}", self.id, self.secret)
@@ -57,7 +48,27 @@ impl Secret {
     }
 
     pub(super) fn hash(&self) -> Hash {
-        Hash(Sha256::digest(self.secret.as_bytes()).into())
+        Hash::of(&self.secret)
+    }
+}
+
+/// A key as it comes with a request.
+pub(super) struct Presented<'a> {
+    /// Its id, if there is such a key.
+    pub(super) id: &'a str,
+    secret: &'a str,
+}
+
+impl<'a> Presented<'a> {
+    /// Reads what [`Secret::reveal`] wrote.
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
+        let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
+        Some(Self { id, secret })
+    }
+
+    /// Of its secret.
+    pub(super) fn hash(&self) -> Hash {
+        Hash::of(self.secret)
     }
 }
 
@@ -68,6 +79,10 @@ impl fmt::Debug for Secret {
 }
 
 impl Hash {
+    fn of(secret: &str) -> Self {
+        Self(Sha256::digest(secret.as_bytes()).into())
+    }
+
     /// Compares in a time that says nothing of where they differ.
     pub(super) fn is(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -90,8 +105,9 @@ mod tests {
     #[test]
     fn a_key_is_read_as_it_was_written_and_two_are_never_the_same() {
         let key = Secret::random().expect("random numbers");
-        let read = Secret::parse(&key.reveal()).expect("a key");
-        assert_eq!(read.id(), key.id());
+        let revealed = key.reveal();
+        let read = Presented::parse(&revealed).expect("a key");
+        assert_eq!(read.id, key.id());
         assert!(read.hash().is(&key.hash()));
         let other = Secret::random().expect("random numbers");
         assert_ne!(other.id(), key.id());

@@ -1,12 +1,12 @@
 //! Who a request is from, and whether it may come in: asked once, before the router sees it.
 //!
 //! Everything needs a key when the server has keys, but the three health checks, which say less without one. Whatever needs
-//! a key counts against its limit of requests, too. Handlers take the [`Caller`] ([`Admitted`]) and ask it about topics.
+//! a key counts against its limit of requests, too. Handlers take the [`Sender`] ([`Admitted`]) and ask it about topics.
 
 use super::{
     error::{Kind, Problem},
     metrics::Route,
-    rate_limit::Standing,
+    rate_limit::Sender,
 };
 use crate::{
     access::{Caller, Gate, Scope},
@@ -17,35 +17,36 @@ use axum::{
     extract::FromRequestParts,
     http::{Request, header, request},
 };
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
-/// Lets a request in, and notes from whom it is. Also says where its sender stands with its limits.
+/// Lets a request in, and notes from whom it is. Also says whose it is, if it counts against somebody's limits.
 pub(super) fn admit(
     gate: &Gate,
     route: Route,
     request: &mut Request<Body>,
-) -> (Standing, Result<(), Problem>) {
+) -> (Option<Arc<Sender>>, Result<(), Problem>) {
     let authorization = request.headers().get(header::AUTHORIZATION);
     let caller = gate.admit(authorization.map(header::HeaderValue::as_bytes));
     let need = needed(route);
-    let (standing, admitted) = match (&need, caller) {
-        (Need::Nothing, caller) => (Standing::default(), Ok(caller.ok())),
-        (_, Err(refused)) => (
-            Standing::default(),
-            Err(Problem::new(Kind::NoValidKey, refused.to_string())),
-        ),
+    match (&need, caller) {
+        (Need::Nothing, caller) => {
+            if let Ok(caller) = caller {
+                let sender = Arc::new(Sender::uncounted(caller));
+                request.extensions_mut().insert(Known(sender));
+            }
+            (None, Ok(()))
+        }
+        (_, Err(refused)) => (None, Err(Problem::new(Kind::NoValidKey, refused.to_string()))),
         (_, Ok(caller)) => {
-            let (standing, within_limit) = Standing::of_request(caller.allowance());
-            let admitted = within_limit.and_then(|()| check_scope(&need, &caller));
-            (standing, admitted.map(|()| Some(caller)))
+            let (sender, within_limit) = Sender::of_request(caller);
+            let admitted = within_limit.and_then(|()| check_scope(&need, &sender.caller));
+            let sender = Arc::new(sender);
+            if admitted.is_ok() {
+                request.extensions_mut().insert(Known(Arc::clone(&sender)));
+            }
+            (Some(sender), admitted)
         }
-    };
-    let admitted = admitted.map(|caller| {
-        if let Some(caller) = caller {
-            request.extensions_mut().insert(Known(caller));
-        }
-    });
-    (standing, admitted)
+    }
 }
 
 /// Refuses what the key does not allow.
@@ -91,17 +92,17 @@ fn needed(route: Route) -> Need {
 
 /// From whom a request is. A request without it is from somebody who has no valid key.
 #[derive(Clone)]
-struct Known(Caller);
+struct Known(Arc<Sender>);
 
 /// Who asks, for the handlers of routes that need a key.
-pub(super) struct Admitted(pub(super) Caller);
+pub(super) struct Admitted(pub(super) Arc<Sender>);
 
 impl<S: Sync> FromRequestParts<S> for Admitted {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Self, Problem> {
-        caller(parts)
-            .map(Self)
+        sender(parts)
+            .map(|sender| Self(Arc::clone(sender)))
             .ok_or_else(|| Problem::new(Kind::NoValidKey, crate::access::Refused.to_string()))
     }
 }
@@ -113,12 +114,12 @@ impl<S: Sync> FromRequestParts<S> for Detailed {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(caller(parts).is_some()))
+        Ok(Self(sender(parts).is_some()))
     }
 }
 
-fn caller(parts: &request::Parts) -> Option<Caller> {
-    parts.extensions.get().map(|Known(caller)| caller.clone())
+fn sender(parts: &request::Parts) -> Option<&Arc<Sender>> {
+    parts.extensions.get().map(|Known(sender)| sender)
 }
 
 /// The topics that a caller is shown.

@@ -3,7 +3,6 @@
 //! Handlers return a [`Problem`]; it answers as `application/problem+json` (RFC 9457). What went wrong inside the
 //! server is logged where it is noticed and never shown beyond a sentence.
 
-use super::rate_limit::EventsLeft;
 use crate::{
     event::{ParseError, ParseErrorKind},
     ingest::SubmitError,
@@ -260,7 +259,6 @@ pub(crate) struct Problem {
     detail: String,
     place: Option<String>,
     retry_after_seconds: Option<u64>,
-    events_left: Option<EventsLeft>,
 }
 
 /// The body of an error answer (RFC 9457).
@@ -309,7 +307,6 @@ impl Problem {
             detail: detail.into(),
             place: None,
             retry_after_seconds: busy.then_some(RETRY_AFTER_SECONDS),
-            events_left: None,
         }
     }
 
@@ -319,11 +316,6 @@ impl Problem {
             retry_after_seconds: Some(seconds),
             ..self
         }
-    }
-
-    /// The same, with what is left of the limit of events.
-    pub(super) fn with_events_left(self, events_left: Option<EventsLeft>) -> Self {
-        Self { events_left, ..self }
     }
 
     /// A problem with a part of the request.
@@ -427,9 +419,6 @@ impl IntoResponse for Problem {
         }
         if self.kind.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        if let Some(left) = self.events_left {
-            response.extensions_mut().insert(left);
         }
         response
     }

@@ -155,7 +155,7 @@ struct Request {
 )]
 pub(super) async fn list(
     State(app): State<App>,
-    Admitted(caller): Admitted,
+    Admitted(sender): Admitted,
     accepts: Accepts,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
@@ -163,7 +163,7 @@ pub(super) async fn list(
         mut query,
         wait,
         from_end,
-    } = request(&app, &caller, raw.as_deref()).await?;
+    } = request(&app, &sender.caller, raw.as_deref()).await?;
     if from_end && wait.is_zero() {
         let page = Page {
             events: Vec::new(),
@@ -219,7 +219,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn one(
     State(app): State<App>,
-    Admitted(caller): Admitted,
+    Admitted(sender): Admitted,
     accepts: Accepts,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(raw): RawQuery,
@@ -229,7 +229,7 @@ pub(super) async fn one(
         path.map_err(|_| Problem::parameter("path", "the percent-encoded topic and event id are not UTF-8"))?;
     check_name("topic", &topic)?;
     check_name("event_id", &event_id)?;
-    check_topic(&caller, &topic, "topic")?;
+    check_topic(&sender.caller, &topic, "topic")?;
     let store = Arc::clone(&app.store);
     let (found, turn) = app
         .queries

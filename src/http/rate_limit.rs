@@ -4,13 +4,13 @@
 //! at once, and takes five seconds to be as it was; `"events";r=20;t=1` leaves 20 for the next second.
 
 use super::error::{Kind, Problem};
-use crate::access::{Allowance, EventsRefused, Exceeded, Unit};
+use crate::access::{Allowance, Caller, EventsRefused, Exceeded, Rate, Unit};
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, Response},
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::OnceLock;
 
 /// What the limits are.
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -23,42 +23,61 @@ const MORE_WITHIN_SECONDS: u32 = 1;
 /// What two items take at most, with ten digits for each number.
 const MAX_ITEMS_BYTES: usize = 80;
 
-/// Where a caller stands with its limits, as its request came in.
-#[derive(Default)]
-pub(super) struct Standing {
-    allowance: Option<Arc<Allowance>>,
-    requests: Option<u32>,
+/// Who sent a request, and where it stands with its limits.
+pub(super) struct Sender {
+    /// Who it is.
+    pub(super) caller: Caller,
+    /// Requests that would be let through now.
+    requests_left: Option<u32>,
+    /// Events that would be let through now, once that was asked.
+    events_left: OnceLock<u32>,
 }
 
-/// Events that would be let through now, as an extension of an answer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct EventsLeft(pub(super) u32);
-
-impl Standing {
+impl Sender {
     /// Counts a request and refuses it beyond the limit.
-    pub(super) fn of_request(allowance: &Arc<Allowance>) -> (Self, Result<(), Problem>) {
-        let (requests, result) = match allowance.take_request() {
+    pub(super) fn of_request(caller: Caller) -> (Self, Result<(), Problem>) {
+        let (left, result) = match caller.allowance().take_request() {
             Ok(left) => (left, Ok(())),
             Err(exceeded) => (Some(exceeded.left), Err(Problem::from(exceeded))),
         };
-        let standing = Self {
-            allowance: Some(Arc::clone(allowance)),
-            requests,
-        };
-        (standing, result)
+        (Self::new(caller, left), result)
     }
 
-    /// Says it in the headers of the answer, if there is a limit.
-    pub(super) fn tell(&self, response: &mut Response<Body>) {
-        let events = response.extensions_mut().remove::<EventsLeft>();
-        let Some(allowance) = &self.allowance else {
-            return;
+    /// Of a request that does not count.
+    pub(super) fn uncounted(caller: Caller) -> Self {
+        Self::new(caller, None)
+    }
+
+    fn new(caller: Caller, requests_left: Option<u32>) -> Self {
+        Self {
+            caller,
+            requests_left,
+            events_left: OnceLock::new(),
+        }
+    }
+
+    /// Counts the events of the request and refuses them, all together, beyond the limit.
+    pub(super) fn take_events(&self, events: usize) -> Result<(), Problem> {
+        let (left, result) = match self.caller.allowance().take_events(events) {
+            Ok(left) => (left, Ok(())),
+            Err(EventsRefused::Exceeded(exceeded)) => (Some(exceeded.left), Err(exceeded.into())),
+            Err(EventsRefused::TooMany { rate }) => (None, Err(too_many(events, rate))),
         };
+        if let Some(left) = left {
+            // A request takes its events once.
+            let _ = self.events_left.set(left);
+        }
+        result
+    }
+
+    /// Says in the headers of the answer what is left, if there is a limit.
+    pub(super) fn tell(&self, response: &mut Response<Body>) {
+        let allowance = self.caller.allowance();
         let mut left = Items::default();
         for (unit, _) in allowance.rates() {
             let count = match unit {
-                Unit::Requests => self.requests,
-                Unit::Events => events.map(|EventsLeft(count)| count),
+                Unit::Requests => self.requests_left,
+                Unit::Events => self.events_left.get().copied(),
             };
             if let Some(count) = count {
                 left.add(unit, [(";r=", count), (";t=", MORE_WITHIN_SECONDS)]);
@@ -132,34 +151,26 @@ impl From<Exceeded> for Problem {
             "the limit of {unit}, {} a second, is reached{left}; send it again in {seconds} s",
             rate.per_second()
         );
-        Self::new(Kind::RateLimited, detail)
-            .with_retry_after(seconds)
-            .with_events_left((unit == Unit::Events).then_some(EventsLeft(exceeded.left)))
+        Self::new(Kind::RateLimited, detail).with_retry_after(seconds)
     }
 }
 
-impl Problem {
-    /// Of a request with so many events.
-    pub(super) fn of_events(refused: EventsRefused, events: usize) -> Self {
-        match refused {
-            EventsRefused::Exceeded(exceeded) => exceeded.into(),
-            EventsRefused::TooMany { rate } => Self::new(
-                Kind::TooManyEvents,
-                format!(
-                    "the request has {events} events, and the limit of events, {} a second, lets at most {} through at once; \
-                     send it in parts",
-                    rate.per_second(),
-                    rate.burst()
-                ),
-            ),
-        }
-    }
+/// Of a request with so many events that it is refused whenever it comes.
+fn too_many(events: usize, rate: Rate) -> Problem {
+    Problem::new(
+        Kind::TooManyEvents,
+        format!(
+            "the request has {events} events, and the limit of events, {} a second, lets at most {} through at once; send \
+             it in parts",
+            rate.per_second(),
+            rate.burst()
+        ),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::Rate;
     use axum::response::IntoResponse;
     use std::time::Duration;
 
@@ -174,12 +185,6 @@ mod tests {
             });
             let response = problem.into_response();
             assert_eq!(response.headers()["retry-after"], seconds);
-            assert!(
-                response
-                    .extensions()
-                    .get::<EventsLeft>()
-                    .is_some_and(|left| left.0 == 4)
-            );
         }
     }
 

@@ -67,13 +67,13 @@ pub(crate) struct StatsBody {
 )]
 pub(super) async fn stats(
     State(app): State<App>,
-    Admitted(caller): Admitted,
+    Admitted(sender): Admitted,
     accepts: Accepts,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     Parameters::parse(raw.as_deref(), &[])?;
     let app_there = Arc::clone(&app);
-    let shown = shown_to(&caller);
+    let shown = shown_to(&sender.caller);
     let (made, turn) = app
         .queries
         .run_in_turn(move || {

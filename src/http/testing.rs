@@ -304,7 +304,7 @@ impl Store for FakeStore {
 
 /// An API on a fake store, with a committer.
 pub(crate) struct Fixture {
-    pub(crate) api: Api,
+    pub(crate) api: Arc<Api>,
     pub(crate) store: Arc<FakeStore>,
     pub(crate) ingest: Ingest,
     pub(crate) health: Health,
@@ -402,7 +402,7 @@ impl Fixture {
             timeouts,
         });
         Self {
-            api,
+            api: Arc::new(api),
             store,
             ingest,
             health,

@@ -99,7 +99,7 @@ impl From<TopicStatus> for TopicBody {
 )]
 pub(super) async fn list(
     State(app): State<App>,
-    Admitted(caller): Admitted,
+    Admitted(sender): Admitted,
     accepts: Accepts,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
@@ -112,7 +112,7 @@ pub(super) async fn list(
         None => None,
     };
     let app_there = Arc::clone(&app);
-    let shown = shown_to(&caller);
+    let shown = shown_to(&sender.caller);
     let (made, turn) = app
         .queries
         .run_in_turn(move || {

@@ -1,6 +1,6 @@
 //! The header `traceparent`: W3C Trace Context, version 00, and what later versions have in common with it.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use std::{fmt, num::NonZero};
 
 /// The id of a trace; never all zeros.
@@ -22,6 +22,8 @@ pub struct Traceparent {
     pub sampled: bool,
 }
 
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// Bytes of a header of version 00; later versions begin with as many of the same form.
 const LENGTH: usize = 55;
 
@@ -29,7 +31,7 @@ impl Traceparent {
     /// What the request's header says. One that is malformed, has an id of zeros or is there twice is ignored, as the
     /// standard asks for: the request is then the first of its trace.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all("traceparent").into_iter();
+        let mut values = headers.get_all(&TRACEPARENT).into_iter();
         let value = values.next()?;
         if values.next().is_some() {
             return None;
