@@ -13,6 +13,7 @@ pub use sources::{Environment, Source};
 use crate::{
     access::{Limit, Limits, Rate, Unit},
     limits::MAX_QUEUE_EVENTS,
+    store::postgres,
     traces::{Otlp, SampleRatio},
 };
 use sources::Sources;
@@ -34,6 +35,8 @@ pub struct Config {
     pub port: u16,
     /// The file of the embedded store (`DATABASE_PATH`).
     pub database_path: PathBuf,
+    /// The PostgreSQL server that is the store in place of the file (`DATABASE_URL`).
+    pub database_url: Option<DatabaseUrl>,
     /// Whether requests without a key are let in, wherever they come from (`ALLOW_ANONYMOUS`).
     pub allow_anonymous: bool,
     /// How fast each key that sets no limit may be used, and all requests without a key together (`RATE_LIMIT_REQUESTS`,
@@ -58,6 +61,23 @@ pub struct TlsFiles {
     pub client_ca: Option<PathBuf>,
 }
 
+/// The URL of a PostgreSQL server; it was checked, and its password is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The server. Reads the file of certificate authorities that the URL may name.
+    pub fn server(&self) -> Result<postgres::Server, postgres::ServerError> {
+        postgres::Server::parse(&self.0)
+    }
+}
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DatabaseUrl(…)")
+    }
+}
+
 /// What a log line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -80,15 +100,21 @@ pub enum ConfigError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A URL that cannot be used; it is not shown, for it may hold a password.
+    #[error("{source_name} cannot be used: {reason}. Give a URL such as {example}")]
+    Url {
+        /// Where the URL was set, which names the setting.
+        source_name: Source,
+        /// What is wrong with it.
+        reason: String,
+        /// What one looks like.
+        example: &'static str,
+    },
     /// A setting that this version knows but cannot act on.
-    #[error(
-        "{source_name} is set, but this version has only the embedded store and no broker: unset it{instead}"
-    )]
+    #[error("{source_name} is set, but this version has no broker: unset it")]
     NotInThisVersion {
         /// Where the value was set, which names the setting.
         source_name: Source,
-        /// What to use in its place; may be empty.
-        instead: &'static str,
     },
     /// A setting of a part that was left out when the program was built.
     #[error(
@@ -136,18 +162,14 @@ impl Config {
         folder: &Path,
     ) -> Result<Self, ConfigError> {
         let sources = Sources::read(arguments, environment, folder)?;
-        reject(
-            &sources,
-            "DATABASE_URL",
-            " (DATABASE_PATH names the file of the store)",
-        )?;
-        reject(&sources, "BROKER_URL", "")?;
+        reject(&sources, "BROKER_URL")?;
         Ok(Self {
             log_level: sources.value("LOG_LEVEL", log_level)?,
             log_format: sources.value("LOG_FORMAT", log_format)?,
             host: sources.value("HOST", host)?,
             port: sources.value("PORT", |text| text.parse().ok())?,
             database_path: sources.value("DATABASE_PATH", path)?,
+            database_url: database_url(&sources)?,
             allow_anonymous: sources.value("ALLOW_ANONYMOUS", boolean)?,
             limits: Limits {
                 requests: limit(&sources, Unit::Requests)?,
@@ -164,9 +186,24 @@ impl Config {
     }
 }
 
-fn reject(sources: &Sources, name: &str, instead: &'static str) -> Result<(), ConfigError> {
+fn database_url(sources: &Sources) -> Result<Option<DatabaseUrl>, ConfigError> {
+    let Some((source_name, text)) = sources.find("DATABASE_URL") else {
+        return Ok(None);
+    };
+    let url = DatabaseUrl(text.to_owned());
+    match url.server() {
+        Ok(_) => Ok(Some(url)),
+        Err(error) => Err(ConfigError::Url {
+            source_name,
+            reason: error.to_string(),
+            example: "postgres://USER:PASSWORD@HOST:5432/DATABASE",
+        }),
+    }
+}
+
+fn reject(sources: &Sources, name: &str) -> Result<(), ConfigError> {
     match sources.find(name) {
-        Some((source_name, _)) => Err(ConfigError::NotInThisVersion { source_name, instead }),
+        Some((source_name, _)) => Err(ConfigError::NotInThisVersion { source_name }),
         None => Ok(()),
     }
 }

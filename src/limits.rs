@@ -256,6 +256,45 @@ pub const INSERT_ROWS: usize = 32;
 /// How long a commit waits for room in the index before it fails.
 pub const INDEX_WAIT: Duration = Duration::from_secs(10);
 
+// ---- the PostgreSQL store ----
+
+/// Commits that one instance has under way at once: enough that the server's processors are busy while one waits for the
+/// disk, few enough that the groups stay large.
+pub const POSTGRES_COMMITS: usize = 4;
+/// Connections that read: one for each query and each read of the metrics.
+pub const POSTGRES_READERS: usize = MAX_CONCURRENT_QUERIES + 2;
+/// How long a connection may take to come up.
+pub const POSTGRES_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The server ends a statement of ours that runs for longer.
+pub const POSTGRES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The server ends a transaction of ours that does nothing for this long: its instance is gone, and it holds up readers.
+pub const POSTGRES_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A commit that has no answer after this long is given up, and found out about on another connection.
+pub const POSTGRES_COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A commit that failed for a reason that passes is tried again for this long: a server restarts within it.
+pub const POSTGRES_RETRY: Duration = Duration::from_secs(10);
+/// For this long an instance tries to find out whether a commit that got no answer happened.
+pub const POSTGRES_DOUBT: Duration = Duration::from_secs(30);
+/// Pause before the first retry; it doubles with each further one.
+pub const POSTGRES_BACKOFF_FIRST: Duration = Duration::from_millis(20);
+/// Largest pause of that.
+pub const POSTGRES_BACKOFF_MOST: Duration = Duration::from_secs(1);
+/// Rows that are worth a COPY, which is the quicker way in but takes one more round trip.
+pub const POSTGRES_COPY_ROWS: usize = 64;
+/// A reader at the end of the log looks this often whether the commits that run before an event have ended.
+pub const POSTGRES_SETTLE_POLL: Duration = Duration::from_millis(2);
+/// Without a hint, an instance looks this often for what others have committed.
+pub const POSTGRES_POLL: Duration = Duration::from_millis(500);
+/// An instance tells others of its commits at most this often.
+pub const POSTGRES_NOTIFY_INTERVAL: Duration = Duration::from_millis(5);
+/// An instance looks this often whether the server is there and whether counters have to be folded.
+pub const POSTGRES_MAINTENANCE: Duration = Duration::from_secs(1);
+/// Rows of commits that are folded into the counters at once.
+pub const POSTGRES_FOLD_COMMITS: i64 = 10_000;
+/// The newest row of a writer is kept for this long, to tell whether its commit happened; many times
+/// [`POSTGRES_DOUBT`].
+pub const POSTGRES_COMMIT_MEMORY: Duration = Duration::from_hours(24);
+
 // ---- the index ----
 
 /// Events in the index's tail before it is sealed: what a hash table of 2^20 slots holds at 7/8 load without growing.

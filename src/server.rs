@@ -14,7 +14,7 @@ use crate::{
     access::{Gate, KeyFile, KeyFileError},
     client::EndpointError,
     committer,
-    config::Config,
+    config::{Config, DatabaseUrl},
     health::Health,
     http::{self, Api, Parts, Pressure, Timeouts, told},
     ingest,
@@ -23,7 +23,7 @@ use crate::{
         READ_BUFFER_BYTES, REFUSAL_TIMEOUT,
     },
     logging::Seldom,
-    store::{OpenError, Store, Writer, sqlite},
+    store::{Maintenance, OpenError, Store, Writer, postgres, sqlite},
     tls::Transport,
     traces::{self, Export, Tracer},
     wakeup::Wakeup,
@@ -33,7 +33,7 @@ use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use places::{Place, Places};
 use socket::{Socket, Work};
-use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::IpAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 use tls::{Reloader, Tls};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
@@ -106,20 +106,26 @@ pub async fn serve(
     let (tracer, export) = traces::start(config.otlp)?;
     let (ingest, queue) = ingest::queue(config.queue_max_size);
     let maintenance = ingest.maintenance();
-    let opening = tokio::task::spawn_blocking(move || sqlite::open(&config.database_path, maintenance));
+    let wakeup = Wakeup::new(0);
+    let opening = open_store(
+        config.database_path,
+        config.database_url,
+        maintenance,
+        wakeup.clone(),
+    );
     let mut shutdown = Box::pin(shutdown);
-    let (writer, store) = tokio::select! {
-        opened = opening => opened.map_err(|_| ServeError::OpeningPanicked)??,
+    let (writers, store) = tokio::select! {
+        opened = opening => opened?,
         // To rebuild a large segment takes minutes. Whatever a start does is safe to leave at any moment.
         () = &mut shutdown => {
             tracing::info!("stopped while the store was being opened");
             return Ok(());
         }
     };
-    let wakeup = Wakeup::new(store.high_watermark());
+    wakeup.announce(store.high_watermark());
     Server {
         store,
-        writers: vec![writer],
+        writers,
         wakeup,
         ingest,
         queue,
@@ -133,6 +139,24 @@ pub async fn serve(
     }
     .run(listener, shutdown)
     .await
+}
+
+/// Opens the store on the server that the URL names, or else in the file.
+async fn open_store(
+    file: PathBuf,
+    url: Option<DatabaseUrl>,
+    maintenance: Maintenance,
+    wakeup: Wakeup,
+) -> Result<postgres::Opened, ServeError> {
+    if let Some(url) = url {
+        let server = url
+            .server()
+            .map_err(|error| OpenError(format!("DATABASE_URL: {error}")))?;
+        return Ok(postgres::open(server, maintenance, &wakeup).await?);
+    }
+    let opened = tokio::task::spawn_blocking(move || sqlite::open(&file, maintenance)).await;
+    let (writer, store) = opened.map_err(|_| ServeError::OpeningPanicked)??;
+    Ok((vec![writer], store))
 }
 
 /// A server that is ready to run.

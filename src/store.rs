@@ -4,6 +4,7 @@
 //! [`Store`] is shared by all who read. Both block, so async code calls them on threads of their own. What is
 //! promised here holds for every store; `sqlite` keeps it in one file with an index beside it.
 
+pub mod postgres;
 pub mod sqlite;
 
 use crate::{
@@ -70,8 +71,8 @@ pub trait Store: Send + Sync {
     /// The number of the newest committed event that this process knows of; 0 when there is none. Does not block.
     fn high_watermark(&self) -> Seq;
 
-    /// The number of the newest event, whoever committed it. Everything that was answered before the call is up to it.
-    fn newest(&self) -> Result<Seq, ReadError>;
+    /// How far the log has come, as the store itself knows, whoever committed.
+    fn frontier(&self) -> Result<Frontier, ReadError>;
 
     /// The next events of a query from its position, in its order.
     fn page(&self, query: &Query) -> Result<Page, ReadError>;
@@ -96,6 +97,16 @@ pub trait Store: Send + Sync {
 
     /// Figures about the store for metrics.
     fn gauges(&self) -> Result<Gauges, ReadError>;
+}
+
+/// How far a log has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontier {
+    /// No event will come any more whose number is up to this one. In a store that takes one commit at a time it is the
+    /// newest one.
+    pub settled: Seq,
+    /// The number of the newest event; 0 when there is none.
+    pub newest: Seq,
 }
 
 /// A stretch of a store's history, up to the next branch.

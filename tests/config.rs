@@ -65,6 +65,7 @@ fn with_nothing_set_the_defaults_hold() {
             host: "127.0.0.1".to_owned(),
             port: 8080,
             database_path: PathBuf::from("data/dedup.db"),
+            database_url: None,
             allow_anonymous: false,
             limits: Limits::default(),
             queue_max_size: limits::DEFAULT_QUEUE_EVENTS,
@@ -103,6 +104,7 @@ fn every_setting_can_be_set_in_every_source() {
         host: "::1".to_owned(),
         port: 0,
         database_path: PathBuf::from("/srv/a b.db"),
+        database_url: None,
         allow_anonymous: false,
         limits: Limits {
             requests: rate(5, 50),
@@ -348,23 +350,35 @@ fn an_empty_environment_variable_is_not_set() {
 }
 
 #[test]
-fn settings_that_this_version_cannot_act_on_are_refused_without_showing_their_value() {
+fn the_url_of_a_server_is_taken_and_its_password_never_shown() {
     let given = Given {
-        environment: &[("DATABASE_URL", "postgres://me:secret@db/events")],
+        environment: &[("DATABASE_URL", "postgres://me:secret@db/events?sslmode=disable")],
+        ..Given::default()
+    };
+    let url = given.load().unwrap().database_url.unwrap();
+    assert_eq!(url.server().unwrap().to_string(), "PostgreSQL at db:5432/events");
+    assert_eq!(format!("{url:?}"), "DatabaseUrl(…)");
+    let given = Given {
+        environment: &[("DATABASE_URL", "postgres://me:secret@db/events?sslmode=maybe")],
         ..Given::default()
     };
     assert_eq!(
         given.error(),
-        "environment variable DATABASE_URL is set, but this version has only the embedded store and no broker: \
-         unset it (DATABASE_PATH names the file of the store)"
+        "environment variable DATABASE_URL cannot be used: sslmode is \"maybe\"; allowed: disable, prefer (the default), \
+         require (encrypted, the server's certificate not checked), verify-full (checked). Give a URL such as \
+         postgres://USER:PASSWORD@HOST:5432/DATABASE"
     );
+}
+
+#[test]
+fn settings_that_this_version_cannot_act_on_are_refused_without_showing_their_value() {
     let given = Given {
         env_file: Some("BROKER_URL=redis://localhost"),
         ..Given::default()
     };
     assert_eq!(
         given.error(),
-        "BROKER_URL in .env is set, but this version has only the embedded store and no broker: unset it"
+        "BROKER_URL in .env is set, but this version has no broker: unset it"
     );
 }
 

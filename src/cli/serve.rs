@@ -2,7 +2,7 @@
 
 use super::{Failure, block_on_all_processors};
 use crate::{
-    config::{Arguments, Config, LogFormat},
+    config::{Arguments, Config, DatabaseUrl, LogFormat},
     logging, server,
 };
 use std::{io, net::TcpListener};
@@ -38,13 +38,22 @@ fn start(config: Config) -> Result<(), Failure> {
         let shutdown = shutdown()?;
         info!(
             version = env!("ONCELOG_VERSION"),
-            database_path = %config.database_path.display(),
+            store = %store(&config),
             "starting"
         );
         server::serve(config, listener, shutdown)
             .await
             .map_err(|error| Failure::Failed(error.to_string()))
     })
+}
+
+/// Where the events go, without a password.
+fn store(config: &Config) -> String {
+    match config.database_url.as_ref().map(DatabaseUrl::server) {
+        Some(Ok(server)) => server.to_string(),
+        Some(Err(error)) => error.to_string(),
+        None => config.database_path.display().to_string(),
+    }
 }
 
 /// Who collects JSON lines must find the reason for a failure among them; people find it as the last line.

@@ -5,8 +5,8 @@ use crate::{
     event::{Identity, Outcome, Seq, Shape, parse},
     ingest::{self, Ingest},
     store::{
-        BatchOutcome, Branch, Gauges, Page, Placed, Query, ReadError, StoredEvent, TopicFilter, TopicStatus,
-        Totals,
+        BatchOutcome, Branch, Frontier, Gauges, Page, Placed, Query, ReadError, StoredEvent, TopicFilter,
+        TopicStatus, Totals,
     },
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -87,8 +87,11 @@ impl Store for EmptyStore {
     fn find(&self, _: &str, _: &str) -> Result<Option<StoredEvent>, ReadError> {
         Ok(None)
     }
-    fn newest(&self) -> Result<Seq, ReadError> {
-        Ok(1)
+    fn frontier(&self) -> Result<Frontier, ReadError> {
+        Ok(Frontier {
+            settled: 1,
+            newest: 1,
+        })
     }
     fn totals(&self, _: &TopicFilter) -> Result<Totals, ReadError> {
         Ok(Totals::default())

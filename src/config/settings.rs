@@ -89,8 +89,8 @@ pub const SETTINGS: &[Setting] = &[
         name: "DATABASE_URL",
         flag: "database-url",
         default: None,
-        help: "A PostgreSQL server in place of the file; not in this version",
-        allowed: "nothing, in this version",
+        help: "The PostgreSQL server that is the store, in place of the file",
+        allowed: "postgres://USER:PASSWORD@HOST:PORT/DATABASE, with ?sslmode=verify-full and others of libpq's parameters",
         value_name: "URL",
     },
     Setting {

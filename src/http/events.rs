@@ -14,7 +14,7 @@ use crate::{
     access::Caller,
     event::{Instant, Seq, format_micros},
     limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT, MAX_WAIT_SECONDS, WAIT_RECHECK},
-    store::{Order, Page, Query, ReadError, StoredEvent},
+    store::{Frontier, Order, Page, Query, ReadError, StoredEvent},
 };
 use axum::{
     extract::{Path, RawQuery, State, rejection::PathRejection},
@@ -167,7 +167,7 @@ pub(super) async fn list(
     if from_end && wait.is_zero() {
         let page = Page {
             events: Vec::new(),
-            position: newest(&app).await?,
+            position: frontier(&app).await?.settled,
             exhausted: true,
         };
         return Ok(super::json(&body(&app, query, page)?));
@@ -177,7 +177,7 @@ pub(super) async fn list(
     let mut woken = app.wakeup.subscribe();
     let mut stopping = app.stopping.clone();
     if from_end {
-        query.position = Some(newest(&app).await?);
+        query.position = Some(frontier(&app).await?.settled);
     }
     loop {
         let looked = tokio::time::Instant::now();
@@ -312,7 +312,7 @@ async fn position(app: &App, text: &str, asked: Option<Order>) -> Result<Positio
         )));
     }
     // Another instance may have given it, and know of more.
-    if position.seq > app.store.high_watermark() && position.seq > newest(app).await? {
+    if position.seq > app.store.high_watermark() && position.seq > frontier(app).await?.newest {
         return Err(cursor::invalid(
             "it is ahead of the store: was an older copy of the store put back?",
         ));
@@ -320,10 +320,10 @@ async fn position(app: &App, text: &str, asked: Option<Order>) -> Result<Positio
     Ok(position)
 }
 
-/// The number of the newest event, as the store itself knows it.
-async fn newest(app: &App) -> Result<Seq, Problem> {
+/// How far the log has come, as the store itself knows.
+async fn frontier(app: &App) -> Result<Frontier, Problem> {
     let store = Arc::clone(&app.store);
-    Ok(app.queries.run(move || store.newest()).await??)
+    Ok(app.queries.run(move || store.frontier()).await??)
 }
 
 fn time(parameters: &mut Parameters, name: &str) -> Result<Option<Instant>, Problem> {

@@ -9,8 +9,8 @@ use crate::{
     index::Figures,
     ingest::{self, Ingest},
     store::{
-        BatchOutcome, Branch, CommitError, Gauges, Order, Page, Placed, Query, ReadError, Store, StoredEvent,
-        TopicFilter, TopicStatus, Totals, Writer,
+        BatchOutcome, Branch, CommitError, Frontier, Gauges, Order, Page, Placed, Query, ReadError, Store,
+        StoredEvent, TopicFilter, TopicStatus, Totals, Writer,
     },
     wakeup::Wakeup,
 };
@@ -187,8 +187,12 @@ impl Store for FakeStore {
         self.lock().events.len() as Seq
     }
 
-    fn newest(&self) -> Result<Seq, ReadError> {
-        Ok(self.high_watermark())
+    fn frontier(&self) -> Result<Frontier, ReadError> {
+        let newest = self.high_watermark();
+        Ok(Frontier {
+            settled: newest,
+            newest,
+        })
     }
 
     fn page(&self, query: &Query) -> Result<Page, ReadError> {

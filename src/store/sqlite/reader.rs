@@ -15,7 +15,8 @@ use crate::{
     index::{Direction, IndexError, TimeBlock},
     limits,
     store::{
-        Branch, Gauges, Order, Page, Query, ReadError, Store, StoredEvent, TopicFilter, TopicStatus, Totals,
+        Branch, Frontier, Gauges, Order, Page, Query, ReadError, Store, StoredEvent, TopicFilter,
+        TopicStatus, Totals,
     },
 };
 use rusqlite::{Connection, Row};
@@ -52,8 +53,12 @@ impl Store for SqliteStore {
         self.shared.high_watermark.load(Ordering::Acquire)
     }
 
-    fn newest(&self) -> Result<Seq, ReadError> {
-        Ok(self.high_watermark())
+    fn frontier(&self) -> Result<Frontier, ReadError> {
+        let newest = self.high_watermark();
+        Ok(Frontier {
+            settled: newest,
+            newest,
+        })
     }
 
     fn page(&self, query: &Query) -> Result<Page, ReadError> {

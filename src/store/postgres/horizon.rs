@@ -1,0 +1,58 @@
+//! Up to where the log is final: see the functions `announce` and `horizon` in [`super::schema`].
+
+use super::{Shared, failure};
+use crate::{
+    event::Seq,
+    limits,
+    store::{Frontier, ReadError},
+};
+use std::sync::atomic::Ordering;
+use tokio::time::{Instant, sleep};
+
+impl Shared {
+    /// Asks the server, and remembers the answer.
+    pub(super) async fn horizon(&self) -> Result<Frontier, ReadError> {
+        let client = self.reader().await?;
+        let failed = |error| failure::read(&self.server, &error);
+        let statement = client
+            .prepare_cached("SELECT settled, newest FROM horizon()")
+            .await
+            .map_err(failed)?;
+        let row = client.query_one(&statement, &[]).await.map_err(failed)?;
+        let seq = |place| row.get::<_, i64>(place).cast_unsigned();
+        let frontier = Frontier {
+            settled: seq(0),
+            newest: seq(1),
+        };
+        self.note_settled(frontier.settled);
+        self.note_committed(frontier.newest);
+        Ok(frontier)
+    }
+
+    /// Waits until everything is final that was committed before the call, but not beyond `until`.
+    pub(super) async fn settle(&self, until: Instant) -> Result<Frontier, ReadError> {
+        let first = self.horizon().await?;
+        let mut now = first;
+        while now.settled < first.newest && Instant::now() < until {
+            sleep(limits::POSTGRES_SETTLE_POLL).await;
+            now = self.horizon().await?;
+        }
+        Ok(Frontier {
+            settled: now.settled,
+            newest: first.newest,
+        })
+    }
+
+    /// What is known to be final, without asking.
+    pub(super) fn known_settled(&self) -> Seq {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// A connection to read on.
+    pub(super) async fn reader(&self) -> Result<deadpool_postgres::Client, ReadError> {
+        self.readers
+            .get()
+            .await
+            .map_err(|error| failure::pool(&self.server, error))
+    }
+}

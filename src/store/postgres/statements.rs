@@ -1,0 +1,79 @@
+//! The statements of a commit, and how keys travel.
+
+use crate::event::Key;
+use bytes::{BufMut, BytesMut};
+use std::error::Error;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
+
+/// Stores identities and returns those that were new, with their seqs. Seqs are taken in the order of the arrays, which is
+/// the order sent; rows go in in the order of their keys, or two commits could wait for each other.
+pub(super) const IDENTIFY: &str = "WITH sent AS MATERIALIZED \
+     (SELECT key, fingerprint, nextval('seqs') AS seq FROM unnest($1::uuid[], $2::bigint[]) AS of (key, fingerprint)) \
+     INSERT INTO identities (key, seq, fingerprint) SELECT key, seq, fingerprint FROM sent ORDER BY key \
+     ON CONFLICT (key) DO NOTHING RETURNING key, seq";
+
+/// Where identities that were there stand. A statement of its own: the one before does not see what others committed while
+/// it ran.
+pub(super) const FIND: &str = "SELECT key, seq, fingerprint FROM identities WHERE key = ANY($1::uuid[])";
+
+/// Appends a few events.
+pub(super) const APPEND: &str = "INSERT INTO events \
+     (seq, seconds, processed_at, topic, event_id, timestamp, source, payload) \
+     SELECT seq, seconds, $3, topic, event_id, timestamp, source, payload \
+     FROM unnest($1::bigint[], $2::bigint[], $4::integer[], $5::text[], $6::text[], $7::text[], $8::text[]) \
+     AS of (seq, seconds, topic, event_id, timestamp, source, payload)";
+
+/// Appends many.
+pub(super) const COPY: &str = "COPY events (seq, seconds, processed_at, topic, event_id, timestamp, source, payload) \
+     FROM STDIN (FORMAT binary)";
+
+/// The types of the columns of [`COPY`].
+pub(super) const COPY_TYPES: [Type; 8] = [
+    Type::INT8,
+    Type::INT8,
+    Type::INT8,
+    Type::INT4,
+    Type::TEXT,
+    Type::TEXT,
+    Type::TEXT,
+    Type::TEXT,
+];
+
+/// What a commit counted. Its key is the commit's name.
+pub(super) const COUNT: &str = "INSERT INTO commits \
+     (writer, number, at, topics, accepted, duplicates, conflicts, first_seqs, last_seqs) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+/// Takes a commit's name, unless the commit has it. Waits for the commit if that is still running.
+pub(super) const DISOWN: &str = "INSERT INTO commits \
+     (writer, number, at, topics, accepted, duplicates, conflicts, first_seqs, last_seqs) \
+     VALUES ($1, $2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, '{}', '{}', '{}', '{}', '{}', '{}') \
+     ON CONFLICT DO NOTHING";
+
+/// A key as a `uuid`: its 16 bytes, big-endian, so that both sides order keys alike.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SqlKey(pub(super) Key);
+
+impl ToSql for SqlKey {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.put_u64(self.0.high);
+        out.put_u64(self.0.low);
+        Ok(IsNull::No)
+    }
+
+    accepts!(UUID);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for SqlKey {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        let bytes: [u8; 16] = raw.try_into()?;
+        let number = u128::from_be_bytes(bytes);
+        Ok(Self(Key {
+            high: (number >> 64) as u64,
+            low: number as u64,
+        }))
+    }
+
+    accepts!(UUID);
+}

@@ -1,0 +1,510 @@
+//! The writing side: one transaction a commit, and the truth about one that got no answer.
+//!
+//! | the connection breaks, or this process is killed | what that leaves |
+//! |---|---|
+//! | before COMMIT was sent | nothing: the server rolls back. The commit is tried again |
+//! | after COMMIT was sent, before its answer | the commit happened or not: its row in `commits` tells. Another connection tries to insert that row itself; PostgreSQL makes it wait until the first transaction has ended. The row was there: it happened. It went in: it did not, and never can |
+//! | after the answer | all of it, on disk |
+//!
+//! So a batch is never reported as duplicates of itself. Only a process that is killed leaves a client without an answer;
+//! what it sends again is then told apart exactly, as ever.
+
+use super::{
+    Shared, counters, failure,
+    plan::{Decided, First, Found, Plan, told},
+    server::Session,
+    statements::{APPEND, COPY, COPY_TYPES, COUNT, DISOWN, FIND, IDENTIFY, SqlKey},
+    topics::TopicNumber,
+};
+use crate::{
+    event::{Batch, Event, Fingerprint, Key, Seq},
+    faults::{self, CrashPoint},
+    limits,
+    store::{BatchOutcome, CommitError, Writer},
+};
+use hashbrown::HashMap;
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{Error, Statement, binary_copy::BinaryCopyInWriter, types::ToSql};
+
+/// One of the writers of a store on a server.
+pub(super) struct PostgresWriter {
+    shared: Arc<Shared>,
+    /// Names this writer among all of all instances.
+    number: i64,
+    /// Names the newest commit among this writer's.
+    commit: i64,
+    connection: Option<Connection>,
+    /// Whether the last attempt failed: then the next one is not waited for, since its clients would be.
+    is_away: bool,
+    /// When the server last answered.
+    heard: Instant,
+}
+
+struct Connection {
+    session: Session,
+    announce: Statement,
+    identify: Statement,
+    find: Statement,
+    append: Statement,
+    copy: Statement,
+    count: Statement,
+    disown: Statement,
+}
+
+/// A commit's name among all of all instances: the writer's number, and the commit's among that writer's.
+#[derive(Clone, Copy)]
+struct Name(i64, i64);
+
+/// A transaction whose identities are stored, but not its events.
+struct Identified<'a> {
+    decided: Decided,
+    /// The new events, in the order sent.
+    stored: Vec<(Seq, First<'a>)>,
+    /// The time of the commit, in microseconds since 1970 by the server's clock.
+    at: i64,
+}
+
+/// How an attempt failed.
+enum Failed {
+    /// Nothing of it is or will be stored.
+    Undone(Error),
+    /// There was no answer in time; nothing of it is or will be stored.
+    Silent,
+    /// Nobody knows. What is to be told if it is stored.
+    InDoubt(Decided),
+    /// The server contradicts itself.
+    Contradiction(Key),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Undone(error)
+    }
+}
+
+impl Writer for PostgresWriter {
+    fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError> {
+        let runtime = self.shared.runtime.clone();
+        let result = runtime.block_on(self.commit_batches(batches));
+        self.is_away = result.is_err();
+        result
+    }
+
+    fn maintain(&mut self) -> Result<(), CommitError> {
+        if self.heard.elapsed() < limits::POSTGRES_MAINTENANCE {
+            return Ok(());
+        }
+        let runtime = self.shared.runtime.clone();
+        let result = runtime.block_on(self.fold());
+        self.is_away = result.is_err();
+        result
+    }
+
+    fn probe(&mut self) -> Result<(), CommitError> {
+        let runtime = self.shared.runtime.clone();
+        let result = runtime.block_on(self.try_to_write());
+        self.is_away = result.is_err();
+        result
+    }
+
+    fn close(self: Box<Self>) -> Result<(), CommitError> {
+        Ok(())
+    }
+}
+
+impl PostgresWriter {
+    pub(super) fn new(shared: Arc<Shared>, number: i64) -> Self {
+        Self {
+            shared,
+            number,
+            commit: 0,
+            connection: None,
+            is_away: false,
+            heard: Instant::now(),
+        }
+    }
+
+    async fn commit_batches(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError> {
+        let patience = match self.is_away {
+            true => Duration::ZERO,
+            false => limits::POSTGRES_RETRY,
+        };
+        let until = Instant::now() + patience;
+        let mut pause = limits::POSTGRES_BACKOFF_FIRST;
+        let mut plan = None;
+        loop {
+            let failed = match self.attempt(batches, &mut plan).await {
+                Ok(decided) => return Ok(self.done(decided)),
+                Err(failed) => failed,
+            };
+            // Whatever state the connection is in, a new one is in none.
+            self.connection = None;
+            let error = match failed {
+                Failed::Undone(error) if !failure::passes(&error) => {
+                    return Err(failure::commit(&self.shared.server, &error));
+                }
+                Failed::Undone(error) => failure::commit(&self.shared.server, &error),
+                Failed::Silent => self.silent(),
+                Failed::Contradiction(key) => {
+                    return Err(CommitError::Unavailable(format!(
+                        "{}: an identity ({key:?}) is neither new nor known; is something else changing the tables?",
+                        self.shared.server
+                    )));
+                }
+                Failed::InDoubt(decided) => match self.happened().await? {
+                    true => return Ok(self.done(decided)),
+                    false => self.silent(),
+                },
+            };
+            if Instant::now() + pause >= until {
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(limits::POSTGRES_BACKOFF_MOST);
+        }
+    }
+
+    fn silent(&self) -> CommitError {
+        CommitError::Unavailable(format!(
+            "{}: the connection broke or did not answer in time; is it running, and does the address in DATABASE_URL \
+             reach it? It is tried again by itself",
+            self.shared.server
+        ))
+    }
+
+    fn done(&mut self, decided: Decided) -> Vec<BatchOutcome> {
+        self.heard = Instant::now();
+        if let Some(newest) = decided.counts.last_seqs.iter().flatten().max() {
+            self.shared.note_committed(newest.cast_unsigned());
+            self.shared.own.send_replace(newest.cast_unsigned());
+        }
+        told(decided.outcomes)
+    }
+
+    /// Tries one transaction; `plan` is made by the first attempt that gets so far.
+    async fn attempt<'a>(
+        &mut self,
+        batches: &[&'a Batch],
+        plan: &mut Option<Plan<'a>>,
+    ) -> Result<Decided, Failed> {
+        let until = Instant::now() + limits::POSTGRES_COMMIT_TIMEOUT;
+        let shared = Arc::clone(&self.shared);
+        let prepared = timeout(limits::POSTGRES_COMMIT_TIMEOUT, async {
+            let connection = self.connected().await?;
+            let made = match plan.take() {
+                Some(made) => made,
+                None => make_plan(&shared, connection, batches).await?,
+            };
+            Ok::<_, Error>(plan.insert(made))
+        });
+        let plan = prepared.await.map_err(|_| Failed::Silent)??;
+        let Some(connection) = &self.connection else {
+            return Err(Failed::Silent);
+        };
+        if plan.firsts.is_empty() {
+            return plan
+                .decide(&HashMap::new(), &HashMap::new())
+                .map_err(Failed::Contradiction);
+        }
+        self.commit += 1;
+        let name = Name(self.number, self.commit);
+        let left = until.saturating_duration_since(Instant::now());
+        let identified = match timeout(left, connection.identify(plan)).await {
+            Ok(result) => result?,
+            Err(_) => return Err(Failed::Silent),
+        };
+        faults::reached(CrashPoint::CommitWritten);
+        let left = until.saturating_duration_since(Instant::now());
+        match timeout(left, connection.finish(&identified, name)).await {
+            Ok(Ok(())) => {
+                faults::reached(CrashPoint::CommitDurable);
+                Ok(identified.decided)
+            }
+            Ok(Err(error)) if !failure::is_connection(&error) => Err(Failed::Undone(error)),
+            _ => Err(Failed::InDoubt(identified.decided)),
+        }
+    }
+
+    /// Finds out whether the newest commit happened; from then on it cannot happen any more.
+    async fn happened(&mut self) -> Result<bool, CommitError> {
+        let until = Instant::now() + limits::POSTGRES_DOUBT;
+        let mut pause = limits::POSTGRES_BACKOFF_FIRST;
+        loop {
+            let error = match timeout(limits::POSTGRES_COMMIT_TIMEOUT, self.disown()).await {
+                Ok(Ok(disowned)) => return Ok(!disowned),
+                Ok(Err(error)) => failure::commit(&self.shared.server, &error),
+                Err(_) => self.silent(),
+            };
+            self.connection = None;
+            if Instant::now() + pause >= until {
+                tracing::error!(
+                    %error,
+                    "a commit got no answer, and the server did not come back to tell whether it happened; its clients are told to send again"
+                );
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(limits::POSTGRES_BACKOFF_MOST);
+        }
+    }
+
+    /// Takes the name of the newest commit; returns whether it was free.
+    async fn disown(&mut self) -> Result<bool, Error> {
+        let name = Name(self.number, self.commit);
+        let connection = self.connected().await?;
+        let rows = connection
+            .session
+            .client
+            .execute(&connection.disown, &[&name.0, &name.1])
+            .await?;
+        Ok(rows == 1)
+    }
+
+    async fn connected(&mut self) -> Result<&mut Connection, Error> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.shared).await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Looks whether the server is there, and folds counters.
+    async fn fold(&mut self) -> Result<(), CommitError> {
+        let shared = Arc::clone(&self.shared);
+        let folded = timeout(limits::POSTGRES_COMMIT_TIMEOUT, async {
+            let connection = self.connected().await?;
+            counters::fold(&mut connection.session.client).await
+        })
+        .await;
+        self.finish_work(folded, &shared)
+    }
+
+    /// Commits a change that nobody sees: a name that no commit has.
+    async fn try_to_write(&mut self) -> Result<(), CommitError> {
+        self.commit += 1;
+        let tried = timeout(limits::POSTGRES_COMMIT_TIMEOUT, self.disown()).await;
+        let shared = Arc::clone(&self.shared);
+        self.finish_work(tried.map(|result| result.map(|_| ())), &shared)
+    }
+
+    fn finish_work(
+        &mut self,
+        result: Result<Result<(), Error>, tokio::time::error::Elapsed>,
+        shared: &Shared,
+    ) -> Result<(), CommitError> {
+        let error = match result {
+            Ok(Ok(())) => {
+                self.heard = Instant::now();
+                return Ok(());
+            }
+            Ok(Err(error)) => failure::commit(&shared.server, &error),
+            Err(_) => self.silent(),
+        };
+        self.connection = None;
+        Err(error)
+    }
+}
+
+/// Finds the numbers of all topics, adds new ones, and plans the commit.
+async fn make_plan<'a>(
+    shared: &Shared,
+    connection: &mut Connection,
+    batches: &[&'a Batch],
+) -> Result<Plan<'a>, Error> {
+    let mut rooms = vec![None; batches.len()];
+    let unknown: Vec<Vec<&str>> = batches
+        .iter()
+        .map(|batch| unknown_topics(shared, batch))
+        .collect();
+    if unknown.iter().any(|names| !names.is_empty()) {
+        rooms = shared
+            .topics
+            .add(&mut connection.session.client, &unknown)
+            .await?;
+    }
+    let numbered = batches.iter().zip(rooms).map(|(&batch, room)| {
+        let numbers = batch.events().map(|event| shared.topics.number(event.topic));
+        let numbers: Option<Vec<TopicNumber>> = numbers.collect();
+        (
+            batch,
+            numbers.ok_or_else(|| one_too_many(shared, batch, room.unwrap_or_default())),
+        )
+    });
+    Ok(Plan::new(numbered))
+}
+
+/// The topics of a batch that were not seen yet, in the order sent.
+fn unknown_topics<'a>(shared: &Shared, batch: &'a Batch) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for event in batch.events() {
+        if shared.topics.number(event.topic).is_none() && !names.contains(&event.topic) {
+            names.push(event.topic);
+        }
+    }
+    names
+}
+
+/// The place of the first event of a batch whose topic does not fit when `room` new ones do.
+fn one_too_many(shared: &Shared, batch: &Batch, room: usize) -> usize {
+    let mut new: Vec<&str> = Vec::new();
+    for (place, event) in batch.events().enumerate() {
+        if shared.topics.number(event.topic).is_none() && !new.contains(&event.topic) {
+            if new.len() == room {
+                return place;
+            }
+            new.push(event.topic);
+        }
+    }
+    0
+}
+
+impl Connection {
+    async fn open(shared: &Shared) -> Result<Self, Error> {
+        let session = shared.server.connect().await?;
+        let client = &session.client;
+        let (announce, identify, find, append, copy, count, disown) = tokio::try_join!(
+            client.prepare("SELECT announce()"),
+            client.prepare(IDENTIFY),
+            client.prepare(FIND),
+            client.prepare(APPEND),
+            client.prepare(COPY),
+            client.prepare(COUNT),
+            client.prepare(DISOWN),
+        )?;
+        Ok(Self {
+            announce,
+            identify,
+            find,
+            append,
+            copy,
+            count,
+            disown,
+            session,
+        })
+    }
+
+    /// Begins the transaction, stores the identities, and decides.
+    async fn identify<'a>(&self, plan: &Plan<'a>) -> Result<Identified<'a>, Failed> {
+        let client = &self.session.client;
+        let keys: Vec<SqlKey> = plan.firsts.iter().map(|first| SqlKey(first.event.key)).collect();
+        let fingerprints: Vec<i64> = plan
+            .firsts
+            .iter()
+            .map(|first| first.event.fingerprint.0.cast_signed())
+            .collect();
+        // Sent at once, in this order; the server works through them one by one.
+        let parameters: [&(dyn ToSql + Sync); 2] = [&keys, &fingerprints];
+        let (_, announced, inserted) = tokio::try_join!(
+            biased;
+            client.batch_execute("BEGIN"),
+            client.query_one(&self.announce, &[]),
+            client.query(&self.identify, &parameters),
+        )?;
+        let mut new: HashMap<Key, Seq> = HashMap::with_capacity(inserted.len());
+        for row in &inserted {
+            let SqlKey(key) = row.get(0);
+            new.insert(key, row.get::<_, i64>(1).cast_unsigned());
+        }
+        let mut known: HashMap<Key, Found> = HashMap::new();
+        if new.len() < keys.len() {
+            let rest: Vec<SqlKey> = keys
+                .into_iter()
+                .filter(|SqlKey(key)| !new.contains_key(key))
+                .collect();
+            for row in client.query(&self.find, &[&rest]).await? {
+                let SqlKey(key) = row.get(0);
+                let found = Found {
+                    seq: row.get::<_, i64>(1).cast_unsigned(),
+                    fingerprint: Fingerprint(row.get::<_, i64>(2).cast_unsigned()),
+                };
+                known.insert(key, found);
+            }
+        }
+        let decided = plan.decide(&new, &known).map_err(Failed::Contradiction)?;
+        let is_stored = |first: &First<'a>| Some((*new.get(&first.event.key)?, *first));
+        Ok(Identified {
+            decided,
+            stored: plan.firsts.iter().filter_map(is_stored).collect(),
+            at: announced.get(0),
+        })
+    }
+
+    /// Appends the events and ends the transaction.
+    async fn finish(&self, identified: &Identified<'_>, name: Name) -> Result<(), Error> {
+        let Identified { decided, stored, at } = identified;
+        let client = &self.session.client;
+        let append = async {
+            match stored.len() {
+                1..limits::POSTGRES_COPY_ROWS => self.append(stored, *at).await,
+                // None, or copied already.
+                _ => Ok(()),
+            }
+        };
+        if stored.len() >= limits::POSTGRES_COPY_ROWS {
+            self.copy(stored, *at).await?;
+            faults::reached(CrashPoint::CommitInserted);
+        }
+        let counts = &decided.counts;
+        let parameters: [&(dyn ToSql + Sync); 9] = [
+            &name.0,
+            &name.1,
+            at,
+            &counts.topics,
+            &counts.accepted,
+            &counts.duplicates,
+            &counts.conflicts,
+            &counts.first_seqs,
+            &counts.last_seqs,
+        ];
+        // Once one of them has failed, COMMIT rolls back.
+        tokio::try_join!(
+            biased;
+            append,
+            client.execute(&self.count, &parameters),
+            client.batch_execute("COMMIT"),
+        )?;
+        Ok(())
+    }
+
+    async fn append(&self, stored: &[(Seq, First<'_>)], at: i64) -> Result<(), Error> {
+        let texts = |text: for<'e> fn(&Event<'e>) -> &'e str| -> Vec<&str> {
+            stored.iter().map(|(_, first)| text(&first.event)).collect()
+        };
+        let seqs: Vec<i64> = stored.iter().map(|(seq, _)| seq.cast_signed()).collect();
+        let seconds: Vec<i64> = stored.iter().map(|(_, first)| first.event.seconds).collect();
+        let topics: Vec<TopicNumber> = stored.iter().map(|(_, first)| first.topic).collect();
+        let parameters: [&(dyn ToSql + Sync); 8] = [
+            &seqs,
+            &seconds,
+            &at,
+            &topics,
+            &texts(|event| event.event_id),
+            &texts(|event| event.timestamp),
+            &texts(|event| event.source),
+            &texts(|event| event.payload),
+        ];
+        self.session.client.execute(&self.append, &parameters).await?;
+        Ok(())
+    }
+
+    async fn copy(&self, stored: &[(Seq, First<'_>)], at: i64) -> Result<(), Error> {
+        let sink = self.session.client.copy_in(&self.copy).await?;
+        let mut rows = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
+        for (seq, First { event, topic }) in stored {
+            let row: [&(dyn ToSql + Sync); 8] = [
+                &seq.cast_signed(),
+                &event.seconds,
+                &at,
+                topic,
+                &event.event_id,
+                &event.timestamp,
+                &event.source,
+                &event.payload,
+            ];
+            rows.as_mut().write(&row).await?;
+        }
+        rows.finish().await?;
+        Ok(())
+    }
+}
