@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Error, Row};
 const FOLD: &str = "
 WITH newest AS (SELECT writer, max(number) AS number FROM commits GROUP BY writer),
 ended AS (
-    SELECT writer, number FROM commits JOIN newest USING (writer)
+    SELECT writer, commits.number FROM commits JOIN newest USING (writer)
     WHERE commits.number < newest.number OR commits.at < $1
     LIMIT $2
 ),
