@@ -21,7 +21,10 @@ mod stats;
 mod tail;
 mod verify;
 
-use crate::{client::ClientError, config::ConfigError};
+use crate::{
+    client::ClientError,
+    config::{self, Arguments, ConfigError},
+};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{io, process::ExitCode};
 
@@ -116,6 +119,18 @@ pub fn run(command_line: CommandLine) -> ExitCode {
             eprintln!("error: {message}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// Refuses what works on the file of a store when the settings say that the store is in a server, so that nobody takes the
+/// file for it. `instead` says what does the same there.
+fn store_is_in_a_file(arguments: &Arguments, instead: &str) -> Result<(), Failure> {
+    match config::source_of_database_url(arguments)? {
+        None => Ok(()),
+        Some(source) => Err(Failure::Usage(format!(
+            "{source} is set, so the store is in a PostgreSQL server, and this command is for SQLite files. {instead}. \
+             For a SQLite file all the same, unset DATABASE_URL"
+        ))),
     }
 }
 

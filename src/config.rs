@@ -186,6 +186,13 @@ impl Config {
     }
 }
 
+/// Where `DATABASE_URL` is set, if it is: the store is in a server then, not in a file. No other setting is looked at.
+pub fn source_of_database_url(arguments: &Arguments) -> Result<Option<Source>, ConfigError> {
+    let environment = Environment::of_process();
+    let sources = Sources::read(arguments, &environment, Path::new(""))?;
+    Ok(sources.find("DATABASE_URL").map(|(source_name, _)| source_name))
+}
+
 fn database_url(sources: &Sources) -> Result<Option<DatabaseUrl>, ConfigError> {
     let Some((source_name, text)) = sources.find("DATABASE_URL") else {
         return Ok(None);

@@ -3,7 +3,7 @@
 use super::{
     Failure,
     output::{self, columns, grouped},
-    progress,
+    progress, store_is_in_a_file,
 };
 use crate::{
     config::{Config, StoreArguments},
@@ -14,7 +14,8 @@ use std::path::PathBuf;
 /// Copy the store to another place on this machine, also while a server is using it
 ///
 /// The copy is a store of its own: check it with `oncelog verify`, and serve it with --database-path. It has every
-/// event up to a watermark that is taken at the start. The settings say where the store is.
+/// event up to a watermark that is taken at the start. The settings say where the store is; one in a PostgreSQL server is
+/// copied with PostgreSQL's own tools.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog backup /mnt/backup/monday.db\n  \
@@ -30,8 +31,12 @@ pub(super) struct Backup {
     json: bool,
 }
 
+const PG_DUMP: &str = "Copy the server's with pg_dump --format=custom --schema=oncelog --file=FILE URL; docs/SCALING.md says \
+     what a restore needs";
+
 impl Backup {
     pub(super) fn run(self) -> Result<(), Failure> {
+        store_is_in_a_file(&self.settings.0, PG_DUMP)?;
         let config = Config::load(&self.settings.0)?;
         let bar = progress::counter(0, "events");
         let report = sqlite::backup(&config.database_path, &self.destination, &mut |done, total| {

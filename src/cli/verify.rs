@@ -3,16 +3,20 @@
 use super::{
     Failure,
     output::{self, grouped, printable},
-    progress,
+    progress, store_is_in_a_file,
 };
-use crate::store::sqlite::{self, VerifyReport};
+use crate::{
+    config::Arguments,
+    store::sqlite::{self, VerifyReport},
+};
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
 
 /// Check a store or a backup from end to end; changes nothing in it
 ///
 /// No server may be using it: stop the server, or make a backup and check that. To keep servers out meanwhile, a file
-/// `<PATH>.lock` is made beside it, unless that is on a read-only file system. Exit code 1 when something is wrong.
+/// `<PATH>.lock` is made beside it, unless that is on a read-only file system. Exit code 1 when something is wrong. A store
+/// in a PostgreSQL server is checked with PostgreSQL's own tools.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog verify /mnt/backup/monday.db\n  \
@@ -25,8 +29,12 @@ pub(super) struct Verify {
     json: bool,
 }
 
+const PG_AMCHECK: &str = "Check the server's tables and indexes with pg_amcheck --install-missing --heapallindexed \
+     --schema=oncelog --dbname=DATABASE as a superuser, and read all of it with pg_dump --schema=oncelog --file=/dev/null URL";
+
 impl Verify {
     pub(super) fn run(self) -> Result<(), Failure> {
+        store_is_in_a_file(&Arguments::default(), PG_AMCHECK)?;
         let bar = progress::counter(0, "steps");
         let report = sqlite::verify(&self.path, &mut |done, total| {
             bar.set_length(total);

@@ -1,6 +1,6 @@
 //! `backup` copies a store in use, `verify` tells a good one from a damaged one.
 
-use crate::support::{SLOW_ENOUGH, Server, folder, json, run, text};
+use crate::support::{SLOW_ENOUGH, Server, folder, json, oncelog, run, text};
 use std::fs;
 
 #[test]
@@ -90,4 +90,41 @@ fn verify_fails_on_a_damaged_store_and_on_a_missing_one() {
         "{}",
         text(&output.stderr)
     );
+}
+
+#[test]
+fn a_file_is_not_taken_for_the_store_when_that_is_in_a_server() {
+    let folder = folder();
+    let server = Server::start(folder.path());
+    assert_eq!(run(folder.path(), &["backup", "copy.db"]).status.code(), Some(0));
+    drop(server);
+    let url = "postgres://anna:secret@127.0.0.1:1/logs";
+    for (arguments, instead) in [
+        (["backup", "other.db"], "pg_dump"),
+        (["verify", "copy.db"], "pg_amcheck"),
+    ] {
+        let refused = oncelog(folder.path(), &arguments)
+            .env("DATABASE_URL", url)
+            .output()
+            .unwrap();
+        let told = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{told}");
+        assert!(
+            told.contains("environment variable DATABASE_URL is set"),
+            "{told}"
+        );
+        assert!(told.contains(instead), "{told}");
+        assert!(!told.contains("secret"), "{told}");
+        // Container tools pass on what is not set as an empty text.
+        let taken = oncelog(folder.path(), &arguments)
+            .env("DATABASE_URL", "")
+            .output()
+            .unwrap();
+        assert_eq!(taken.status.code(), Some(0), "{}", text(&taken.stderr));
+    }
+    fs::write(folder.path().join(".env"), format!("DATABASE_URL={url}\n")).unwrap();
+    let refused = run(folder.path(), &["verify", "copy.db"]);
+    let told = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{told}");
+    assert!(told.contains("DATABASE_URL in .env is set"), "{told}");
 }
