@@ -83,7 +83,7 @@ impl Topics {
 
     /// Makes known what each of `batches` names that is not yet, and adds what is nowhere; names are in the order sent,
     /// without repetitions. When a batch has more new ones than may be added, none of its is, and its entry of the result
-    /// says how many might have been.
+    /// names the first that does not fit.
     ///
     /// They are added in a transaction of their own: a topic without an event is shown to nobody, and the commits of
     /// others do not wait for this one.
@@ -91,7 +91,7 @@ impl Topics {
         &self,
         client: &mut Client,
         batches: &[Vec<&str>],
-    ) -> Result<Vec<Option<usize>>, Error> {
+    ) -> Result<Vec<Option<String>>, Error> {
         let all: BTreeSet<&str> = batches.iter().flatten().copied().collect();
         let all: Vec<&str> = all.into_iter().collect();
         self.look_up(client, &all).await?;
@@ -109,7 +109,7 @@ impl Topics {
             .get(0);
         let first = usize::try_from(count).unwrap_or(usize::MAX);
         let mut names: Vec<String> = Vec::new();
-        let mut rooms = Vec::new();
+        let mut refused = Vec::new();
         for batch in batches {
             let room = self.max_topics.saturating_sub(first + names.len());
             let is_new =
@@ -119,11 +119,13 @@ impl Topics {
                 .filter(is_new)
                 .map(|name| (*name).to_owned())
                 .collect();
-            let fits = new.len() <= room;
-            if fits {
-                names.extend(new);
+            match new.get(room) {
+                None => {
+                    names.extend(new);
+                    refused.push(None);
+                }
+                Some(one_too_many) => refused.push(Some(one_too_many.clone())),
             }
-            rooms.push((!fits).then_some(room));
         }
         let numbers: Vec<TopicNumber> = (first..)
             .map(|number| number as TopicNumber)
@@ -138,7 +140,7 @@ impl Topics {
         transaction.commit().await?;
         // Not before: what failed to commit has no number.
         self.remember(numbers.into_iter().zip(names));
-        Ok(rooms)
+        Ok(refused)
     }
 }
 

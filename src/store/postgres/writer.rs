@@ -312,23 +312,24 @@ async fn make_plan<'a>(
     connection: &mut Connection,
     batches: &[&'a Batch],
 ) -> Result<Plan<'a>, Error> {
-    let mut rooms = vec![None; batches.len()];
+    let mut refused = vec![None; batches.len()];
     let unknown: Vec<Vec<&str>> = batches
         .iter()
         .map(|batch| unknown_topics(shared, batch))
         .collect();
     if unknown.iter().any(|names| !names.is_empty()) {
-        rooms = shared
+        refused = shared
             .topics
             .add(&mut connection.session.client, &unknown)
             .await?;
     }
-    let numbered = batches.iter().zip(rooms).map(|(&batch, room)| {
+    let numbered = batches.iter().zip(refused).map(|(&batch, one_too_many)| {
+        let is_it = |event: Event<'_>| one_too_many.as_deref() == Some(event.topic);
         let numbers = batch.events().map(|event| shared.topics.number(event.topic));
         let numbers: Option<Vec<TopicNumber>> = numbers.collect();
         (
             batch,
-            numbers.ok_or_else(|| one_too_many(shared, batch, room.unwrap_or_default())),
+            numbers.ok_or_else(|| batch.events().position(is_it).unwrap_or_default()),
         )
     });
     Ok(Plan::new(numbered))
@@ -343,20 +344,6 @@ fn unknown_topics<'a>(shared: &Shared, batch: &'a Batch) -> Vec<&'a str> {
         }
     }
     names
-}
-
-/// The place of the first event of a batch whose topic does not fit when `room` new ones do.
-fn one_too_many(shared: &Shared, batch: &Batch, room: usize) -> usize {
-    let mut new: Vec<&str> = Vec::new();
-    for (place, event) in batch.events().enumerate() {
-        if shared.topics.number(event.topic).is_none() && !new.contains(&event.topic) {
-            if new.len() == room {
-                return place;
-            }
-            new.push(event.topic);
-        }
-    }
-    0
 }
 
 impl Connection {
