@@ -60,7 +60,7 @@ pub(super) fn open(server: &Server, error: &Error) -> OpenError {
 /// A commit that failed.
 pub(super) fn commit(server: &Server, error: &Error) -> CommitError {
     CommitError::Unavailable(format!(
-        "{server}: {}; {}. It is tried again by itself",
+        "{server}: {}; it is tried again by itself; {}",
         chain(error),
         advice(error)
     ))

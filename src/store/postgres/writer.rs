@@ -167,8 +167,8 @@ impl PostgresWriter {
 
     fn silent(&self) -> CommitError {
         CommitError::Unavailable(format!(
-            "{}: the connection broke or did not answer in time; is it running, and does the address in DATABASE_URL \
-             reach it? It is tried again by itself",
+            "{}: the connection broke or did not answer in time; it is tried again by itself; is it running, and does the \
+             address in DATABASE_URL reach it?",
             self.shared.server
         ))
     }
