@@ -5,7 +5,7 @@
 //!
 //! [`POSTGRES_POLL`]: limits::POSTGRES_POLL
 
-use super::{Background, Shared, failure};
+use super::{Background, Shared, failure, server};
 use crate::{limits, store::Maintenance, wakeup::Wakeup};
 use std::{
     future::poll_fn,
@@ -76,6 +76,7 @@ async fn exchange(
         }
     });
     let _ended = Background(vec![driver.abort_handle()]);
+    server::set_up(&client).await?;
     let process: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
     own_process.store(process, Ordering::Relaxed);
     client.batch_execute("LISTEN oncelog").await?;

@@ -6,7 +6,7 @@ use super::{certificate, failure};
 use crate::{limits, store::OpenError, tls::TlsFileError};
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use percent_encoding::percent_decode_str;
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 use tokio::task::JoinHandle;
 use tokio_postgres::{
     Client, Config, Connection, Socket, config::Host, config::SslMode, config::TargetSessionAttrs,
@@ -44,11 +44,21 @@ pub enum ServerError {
     NoAuthorities(String),
 }
 
-/// The session's own settings. Ways that look at whole tables are never right for the statements of this program, whatever
-/// the server's statistics say of tables that grow this fast.
-const SESSION: &str = "SET enable_seqscan = off; SET jit = off; SET client_min_messages = warning; \
-     SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
-     WHEN 'off' THEN 'on' WHEN 'local' THEN 'on' ELSE current_setting('synchronous_commit') END, false)";
+/// Gives a new connection its settings and bounds. Not when it starts, by the parameter `options`: poolers refuse that.
+///
+/// Ways that look at whole tables are never right for the statements of this program, whatever the server's statistics
+/// say of tables that grow this fast.
+pub(super) async fn set_up(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let settings = format!(
+        "SET search_path = oncelog; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
+         SET enable_seqscan = off; SET jit = off; SET client_min_messages = warning; \
+         SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
+         WHEN 'off' THEN 'on' WHEN 'local' THEN 'on' ELSE current_setting('synchronous_commit') END, false)",
+        limits::POSTGRES_STATEMENT_TIMEOUT.as_millis(),
+        limits::POSTGRES_IDLE_TIMEOUT.as_millis(),
+    );
+    client.batch_execute(&settings).await
+}
 
 impl Server {
     /// Reads a URL such as `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full`. Reads the file that
@@ -110,11 +120,11 @@ impl Server {
         // How a connection ends is told to whoever uses it.
         let driver = tokio::spawn(async move { drop(connection.await) });
         let session = Session { client, driver };
-        session.client.batch_execute(SESSION).await?;
+        set_up(&session.client).await?;
         Ok(session)
     }
 
-    /// A connection that its user has to drive: it is for notifications.
+    /// A connection that its user has to drive, and to [set up](set_up): it is for notifications.
     pub(super) async fn connect_raw(
         &self,
     ) -> Result<
@@ -142,7 +152,7 @@ impl Server {
             .create_timeout(Some(limits::POSTGRES_CONNECT_TIMEOUT))
             .wait_timeout(Some(limits::QUERY_WAIT))
             .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+                Box::pin(async move { set_up(client).await.map_err(HookError::Backend) })
             }))
             .build()
             .map_err(|error| OpenError(format!("{}: {error}", self.shown)))
@@ -188,14 +198,6 @@ fn bound(config: &mut Config) {
     }
     config.keepalives_idle(limits::POSTGRES_IDLE_TIMEOUT);
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    let milliseconds = |time: Duration| time.as_millis();
-    let options = format!(
-        "{} -c search_path=oncelog -c statement_timeout={} -c idle_in_transaction_session_timeout={}",
-        config.get_options().unwrap_or_default(),
-        milliseconds(limits::POSTGRES_STATEMENT_TIMEOUT),
-        milliseconds(limits::POSTGRES_IDLE_TIMEOUT),
-    );
-    config.options(options.trim_start());
 }
 
 fn shown(config: &Config) -> String {
