@@ -130,7 +130,7 @@ pub enum ConfigError {
         feature: &'static str,
     },
     /// A setting that means nothing without another one.
-    #[error("{source_name} is set, but {missing} is not: set {missing} as well, or unset {name}")]
+    #[error("{source_name} is set, but {missing} is {instead}: set {missing} as well, or unset {name}")]
     Incomplete {
         /// Where the value was set.
         source_name: Source,
@@ -138,6 +138,8 @@ pub enum ConfigError {
         name: &'static str,
         /// The setting that it needs.
         missing: &'static str,
+        /// What that is.
+        instead: &'static str,
     },
     /// A file with settings that cannot be used.
     #[error("{file}: {problem}")]
@@ -234,6 +236,7 @@ fn tls(sources: &Sources) -> Result<Option<TlsFiles>, ConfigError> {
                 source_name,
                 name,
                 missing,
+                instead: "not",
             });
         }
     }
@@ -266,6 +269,10 @@ fn limit(sources: &Sources, unit: Unit) -> Result<Option<Limit>, ConfigError> {
             source_name,
             name: burst_name,
             missing: name,
+            instead: match sources.find(name) {
+                None => "not",
+                Some(_) => "0, which is no limit",
+            },
         }),
         (Some(rate), None) => Ok(Some(Limit::Rate(rate))),
         (Some(rate), Some(_)) => {
@@ -296,6 +303,7 @@ fn otlp(sources: &Sources) -> Result<Option<Otlp>, ConfigError> {
             source_name,
             name: RATIO,
             missing: NAME,
+            instead: "not",
         }),
         (None, None) => Ok(None),
     }

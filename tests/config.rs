@@ -311,6 +311,15 @@ fn a_burst_needs_its_rate_and_is_at_least_as_large() {
         "RATE_LIMIT_EVENTS_BURST in .env is set, but RATE_LIMIT_EVENTS is not: set RATE_LIMIT_EVENTS as well, or unset \
          RATE_LIMIT_EVENTS_BURST"
     );
+    let of_nothing = Given {
+        env_file: Some("RATE_LIMIT_EVENTS=0\nRATE_LIMIT_EVENTS_BURST=5"),
+        ..Given::default()
+    };
+    assert_eq!(
+        of_nothing.error(),
+        "RATE_LIMIT_EVENTS_BURST in .env is set, but RATE_LIMIT_EVENTS is 0, which is no limit: set RATE_LIMIT_EVENTS as \
+         well, or unset RATE_LIMIT_EVENTS_BURST"
+    );
     let smaller = Given {
         flags: &[("RATE_LIMIT_REQUESTS", "10"), ("RATE_LIMIT_REQUESTS_BURST", "9")],
         ..Given::default()
