@@ -26,6 +26,40 @@ fn simulate_passes_twice_on_one_server() {
 }
 
 #[test]
+fn simulate_sends_as_many_events_in_such_batches_as_it_is_told() {
+    let folder = folder();
+    let server = Server::start(folder.path());
+    let arguments = [
+        "simulate",
+        "--events",
+        "25000",
+        "--batch",
+        "100-200",
+        "--duplicates",
+        "0.35",
+        "--json",
+        "--url",
+        &server.url,
+    ];
+    let output = run(folder.path(), &arguments);
+    let report = json(&output);
+    assert_eq!(report["passed"], true, "{report}");
+    let total = |name: &str| report["total"][name].as_u64().unwrap();
+    let sent = total("received") + total("unanswered");
+    // Each of the connections may end with a batch that is not needed in full.
+    assert!((25_000..25_000 + 16 * 200).contains(&sent), "{report}");
+    assert!(total("duplicates") * 100 >= total("received") * 35, "{report}");
+
+    let refused = run(folder.path(), &["simulate", "--batch", "200-100"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        text(&refused.stderr).contains("as in 100-200"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[test]
 fn simulate_notices_a_server_that_counts_wrong() {
     let stats = "{\"received\":0,\"unique_processed\":0,\"duplicate_dropped\":0,\"conflicts\":0,\"topics\":[],\
         \"queue_size\":0,\"uptime_human\":\"0h 0m 0s\"}";

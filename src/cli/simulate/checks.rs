@@ -29,7 +29,8 @@ struct Identity {
 
 /// Fails when the server's own metrics say that it would refuse the largest request of the scenarios, in which case
 /// nearly every one of them would fail for a reason that has nothing to do with what is checked.
-pub(super) async fn queue_is_large_enough(client: &mut Client) -> Result<(), Failure> {
+pub(super) async fn queue_is_large_enough(client: &mut Client, run: &Run) -> Result<(), Failure> {
+    let largest = run.batch.largest().max(LARGEST_BATCH);
     let answer = client.get("/metrics").await?;
     let text = String::from_utf8_lossy(&answer.body);
     let capacity = text
@@ -37,9 +38,9 @@ pub(super) async fn queue_is_large_enough(client: &mut Client) -> Result<(), Fai
         .find_map(|line| line.strip_prefix("oncelog_queue_capacity_events "))
         .and_then(|value| value.trim().parse::<u64>().ok());
     match capacity {
-        Some(capacity) if capacity < LARGEST_BATCH => Err(Failure::Failed(format!(
-            "{} takes at most {capacity} events in a request, and simulate sends up to {LARGEST_BATCH}: start the \
-             server with QUEUE_MAX_SIZE={LARGEST_BATCH} or more",
+        Some(capacity) if capacity < largest => Err(Failure::Failed(format!(
+            "{} takes at most {capacity} events in a request, and simulate sends up to {largest}: start the \
+             server with QUEUE_MAX_SIZE={largest} or more",
             client.base()
         ))),
         // Metrics that are not to be had are no reason to stop.

@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Backoff, Client, Content, Endpoint, is_passing},
-    limits::CLIENT_REQUEST_TIMEOUT,
+    limits::{CLIENT_REQUEST_TIMEOUT, MAX_CLIENT_BATCH_EVENTS},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,16 @@ pub(super) struct Run {
     next_event: AtomicU64,
     pub(super) events: u64,
     pub(super) connections: u64,
+    pub(super) batch: BatchSizes,
+    /// Share of a batch that was sent before, from 0 to 1.
+    duplicates: f64,
+}
+
+/// How many events a request has: at least two, so that one can be new and one re-sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchSizes {
+    smallest: u64,
+    largest: u64,
 }
 
 /// What one or more answers counted.
@@ -68,7 +78,13 @@ pub(super) enum Lost {
 }
 
 impl Run {
-    pub(super) fn new(server: Endpoint, events: u64, connections: u64) -> Self {
+    pub(super) fn new(
+        server: Endpoint,
+        events: u64,
+        connections: u64,
+        batch: BatchSizes,
+        duplicates: f64,
+    ) -> Self {
         Self {
             server,
             name: format!("{:016x}", fastrand::u64(..)),
@@ -76,7 +92,15 @@ impl Run {
             next_event: AtomicU64::new(0),
             events,
             connections,
+            batch,
+            duplicates,
         }
+    }
+
+    /// How many of a batch's events were sent before: the share that was asked for, rounded up, but one event is new.
+    pub(super) fn resent_of(&self, batch: u64) -> u64 {
+        let resent = (batch as f64 * self.duplicates).ceil() as u64;
+        resent.min(batch - 1)
     }
 
     /// A new connection.
@@ -188,6 +212,34 @@ impl Run {
     }
 }
 
+impl BatchSizes {
+    /// Reads `SIZE` or `SMALLEST-LARGEST`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let size = |text: &str| -> Option<u64> {
+            let size = text.trim().parse().ok()?;
+            (2..=MAX_CLIENT_BATCH_EVENTS as u64)
+                .contains(&size)
+                .then_some(size)
+        };
+        let (smallest, largest) = text.split_once('-').unwrap_or((text, text));
+        match (size(smallest), size(largest)) {
+            (Some(smallest), Some(largest)) if smallest <= largest => Ok(Self { smallest, largest }),
+            _ => Err(format!(
+                "allowed: a whole number from 2 to {MAX_CLIENT_BATCH_EVENTS}, or two of them, as in 100-200"
+            )),
+        }
+    }
+
+    /// Any of them.
+    pub(super) fn any(self) -> u64 {
+        fastrand::u64(self.smallest..=self.largest)
+    }
+
+    pub(super) fn largest(self) -> u64 {
+        self.largest
+    }
+}
+
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.received += other.received;
@@ -209,12 +261,34 @@ impl Counts {
         }
     }
 
+    /// The events that were sent, those without an answer too.
+    pub(super) fn sent(&self) -> u64 {
+        self.received + self.unanswered
+    }
+
     /// These counts if they are the `expected` ones.
     pub(super) fn expect(self, step: &str, expected: Self) -> Result<Self, String> {
         if self == expected {
             Ok(self)
         } else {
             Err(format!("{step}: answered {self}; expected {expected}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_one_size_or_any_of_a_range() {
+        let sizes = BatchSizes::parse("100-200").unwrap();
+        assert!((0..1_000).all(|_| (100..=200).contains(&sizes.any())));
+        assert_eq!(sizes.largest(), 200);
+        assert_eq!(BatchSizes::parse("50").unwrap().any(), 50);
+        for wrong in ["", "1", "200-100", "0-5", "a-b", "1-", "10001", "5-6-7", "-5"] {
+            let error = BatchSizes::parse(wrong).unwrap_err();
+            assert!(error.contains("from 2 to"), "{wrong}: {error}");
         }
     }
 }

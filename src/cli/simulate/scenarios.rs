@@ -6,11 +6,8 @@ use super::producer::{Counts, Event, Lost, Run};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-const BATCH: usize = 50;
-/// Most events in a request of any scenario.
+/// Most events in a request of those scenarios whose requests have sizes of their own.
 pub(super) const LARGEST_BATCH: u64 = 70;
-/// Re-sent events in each batch of the bulk scenario; the others are new.
-const RESENT_IN_BATCH: usize = 15;
 
 pub(super) async fn three_times(run: &Run) -> Result<Counts, String> {
     let mut client = run.client();
@@ -95,7 +92,9 @@ pub(super) async fn conflict(run: &Run) -> Result<Counts, String> {
 
 /// Every connection sends the same events, each in an order of its own: each event must be accepted exactly once.
 pub(super) async fn race(run: &Arc<Run>) -> Result<Counts, String> {
-    let unique = (run.events / 4 / run.connections).max(BATCH as u64);
+    let batch = run.batch.any();
+    // Whole batches.
+    let unique = (run.events / 4 / run.connections / batch).max(1) * batch;
     let events = run.new_events(unique);
     let counts = on_every_connection(run, |run| {
         let mut events = events.clone();
@@ -103,7 +102,7 @@ pub(super) async fn race(run: &Arc<Run>) -> Result<Counts, String> {
         async move {
             let mut client = run.client();
             let mut counts = Counts::default();
-            for batch in events.chunks(BATCH) {
+            for batch in events.chunks(batch as usize) {
                 counts += run.publish(&mut client, batch).await?;
             }
             Ok(counts)
@@ -116,7 +115,7 @@ pub(super) async fn race(run: &Arc<Run>) -> Result<Counts, String> {
 
 /// The answer was on its way when the connection broke: all was committed, so all that is sent again is a duplicate.
 pub(super) async fn lost_answer(run: &Run) -> Result<Counts, String> {
-    let events = run.new_events(BATCH as u64);
+    let events = run.new_events(run.batch.any());
     run.publish_and_drop(&events, Lost::Answered).await?;
     let count = events.len() as u64;
     let mut counts = Counts::of(count, 0);
@@ -133,7 +132,7 @@ pub(super) async fn broken_connection(run: &Run) -> Result<Counts, String> {
     let mut client = run.client();
     let mut counts = Counts::default();
     for _ in 0..10 {
-        let events = run.new_events(BATCH as u64);
+        let events = run.new_events(run.batch.any());
         let count = events.len() as u64;
         run.publish_and_drop(&events, Lost::Unanswered).await?;
         let again = run.publish(&mut client, &events).await?;
@@ -154,17 +153,20 @@ pub(super) async fn broken_connection(run: &Run) -> Result<Counts, String> {
     Ok(counts)
 }
 
-/// Each connection is a producer that sends new events together with some that it has sent before.
-pub(super) async fn bulk(run: &Arc<Run>) -> Result<Counts, String> {
-    let batches = (run.events / 2 / run.connections).div_ceil(BATCH as u64);
+/// Each connection is a producer that sends new events together with some that it has sent before; together they send
+/// `events` or a few more.
+pub(super) async fn bulk(run: &Arc<Run>, events: u64) -> Result<Counts, String> {
+    let enough = events.div_ceil(run.connections);
     on_every_connection(run, |run| async move {
         let mut client = run.client();
         let mut counts = Counts::default();
         let mut sent: Vec<Event> = Vec::new();
-        for _ in 0..batches {
-            let new = run.new_events((BATCH - RESENT_IN_BATCH) as u64);
+        loop {
+            let size = run.batch.any();
+            let resent = run.resent_of(size);
+            let new = run.new_events(size - resent);
             let pool = if sent.is_empty() { &new } else { &sent };
-            let resent = (0..RESENT_IN_BATCH).map(|_| pool[fastrand::usize(..pool.len())]);
+            let resent = (0..resent).map(|_| pool[fastrand::usize(..pool.len())]);
             let mut batch: Vec<Event> = resent.chain(new.iter().copied()).collect();
             fastrand::shuffle(&mut batch);
             counts += run
@@ -172,8 +174,10 @@ pub(super) async fn bulk(run: &Arc<Run>) -> Result<Counts, String> {
                 .await?
                 .expect("a batch", expected(new.len(), batch.len()))?;
             sent.extend(new);
+            if counts.received >= enough {
+                return Ok(counts);
+            }
         }
-        Ok(counts)
     })
     .await
 }
