@@ -13,6 +13,7 @@ mod harness;
 mod backup;
 mod bad_input;
 mod cli_end_to_end;
+mod cluster;
 mod compressed_answers;
 mod compressed_bodies;
 mod demo;
