@@ -30,9 +30,9 @@ use tokio::{
 };
 use tokio_postgres::{NoTls, types::ToSql};
 
-const USAGE: &str =
-    "usage: compare oncelog|redis|postgres|disk ADDRESS-OR-FOLDER EVENTS BATCH CONNECTIONS SEED
-prints events a second; ADDRESS is IP:PORT, FOLDER is where `disk` writes its file";
+const USAGE: &str = "usage: compare oncelog|redis|postgres|disk TARGET EVENTS BATCH CONNECTIONS SEED
+prints events a second; TARGET is IP:PORT, of oncelog also several with commas that share the connections; for
+`postgres` a URL, for `disk` the folder where it writes its file";
 
 /// One identity a key that is set once, and the event appended to its topic's stream; all of a batch in one script.
 const REDIS_SCRIPT: &str = r"
@@ -88,9 +88,9 @@ fn main() {
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let spent = match system.as_str() {
-        "oncelog" => runtime.block_on(oncelog(&run, target.parse().expect(USAGE))),
+        "oncelog" => runtime.block_on(oncelog(&run, &addresses(target))),
         "redis" => runtime.block_on(redis(&run, target.parse().expect(USAGE))),
-        "postgres" => runtime.block_on(postgres(&run, target.parse().expect(USAGE))),
+        "postgres" => runtime.block_on(postgres(&run, target)),
         "disk" => disk(&run, Path::new(target)),
         _ => panic!("{USAGE}"),
     };
@@ -107,12 +107,19 @@ impl Run {
     }
 }
 
+fn addresses(target: &str) -> Vec<SocketAddr> {
+    target
+        .split(',')
+        .map(|address| address.parse().expect(USAGE))
+        .collect()
+}
+
 /// What an answer says, once all of it is there.
 type ReadAnswer = fn(&[u8]) -> Option<u64>;
 
-/// Sends all requests over all connections; checks that as many events were accepted as there are different ones.
+/// Sends all requests over all connections, which go to the addresses in turn; checks that as many events were accepted as there are different ones.
 async fn drive(
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     connections: usize,
     requests: Vec<Vec<u8>>,
     unique: u64,
@@ -123,7 +130,7 @@ async fn drive(
     let accepted = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
     let mut tasks = JoinSet::new();
-    for _ in 0..connections {
+    for &address in addresses.iter().cycle().take(connections) {
         let (requests, next, accepted) = (requests.clone(), next.clone(), accepted.clone());
         tasks.spawn(async move {
             let mut stream = TcpStream::connect(address).await.expect("the system listens");
@@ -150,7 +157,7 @@ async fn drive(
     spent
 }
 
-async fn oncelog(run: &Run, address: SocketAddr) -> Duration {
+async fn oncelog(run: &Run, addresses: &[SocketAddr]) -> Duration {
     let (requests, unique) = run.requests(|events| {
         let events: Vec<_> = events.iter().map(load::Event::json).collect();
         let body = match events.as_slice() {
@@ -159,11 +166,11 @@ async fn oncelog(run: &Run, address: SocketAddr) -> Duration {
         };
         let length = body.len();
         format!(
-            "POST /publish HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "POST /publish HTTP/1.1\r\nhost: oncelog\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .into_bytes()
     });
-    drive(address, run.connections, requests, unique, http_accepted).await
+    drive(addresses, run.connections, requests, unique, http_accepted).await
 }
 
 fn http_accepted(answer: &[u8]) -> Option<u64> {
@@ -209,7 +216,7 @@ async fn redis(run: &Run, address: SocketAddr) -> Duration {
         }
         command.get_packed_command()
     });
-    drive(address, run.connections, requests, unique, redis_accepted).await
+    drive(&[address], run.connections, requests, unique, redis_accepted).await
 }
 
 fn redis_accepted(answer: &[u8]) -> Option<u64> {
@@ -223,14 +230,9 @@ fn redis_accepted(answer: &[u8]) -> Option<u64> {
     )
 }
 
-async fn postgres(run: &Run, address: SocketAddr) -> Duration {
+async fn postgres(run: &Run, url: &str) -> Duration {
     let connect = async || {
-        let settings = format!(
-            "host={} port={} user=bench dbname=postgres",
-            address.ip(),
-            address.port()
-        );
-        let (client, connection) = tokio_postgres::connect(&settings, NoTls)
+        let (client, connection) = tokio_postgres::connect(url, NoTls)
             .await
             .expect("PostgreSQL listens");
         tokio::spawn(async move { connection.await.expect("the connection stays") });
