@@ -56,7 +56,17 @@ pub type Opened = (Vec<Box<dyn Writer>>, Arc<dyn Store>);
 /// Opens the store on `server`, and makes its tables when they are not there. `wakeup` is told of what other instances
 /// commit. `maintenance` is called when [`Writer::maintain`] has something to do.
 pub async fn open(server: Server, maintenance: Maintenance, wakeup: &Wakeup) -> Result<Opened, OpenError> {
-    let (shared, writers) = Shared::open(server, limits::MAX_TOPICS).await?;
+    open_with(server, maintenance, wakeup, limits::MAX_TOPICS).await
+}
+
+/// As [`open`], with room for so many topics.
+pub async fn open_with(
+    server: Server,
+    maintenance: Maintenance,
+    wakeup: &Wakeup,
+    max_topics: usize,
+) -> Result<Opened, OpenError> {
+    let (shared, writers) = Shared::open(server, max_topics).await?;
     let background = hints::spawn(&shared, wakeup.clone(), maintenance);
     let writers = writers
         .into_iter()

@@ -62,12 +62,17 @@ pub type Opened = (Box<dyn Writer>, Arc<dyn Store>);
 /// Opens the store at `path`, and makes it when it is not there. `maintenance` is called, from any thread, when
 /// [`Writer::maintain`] has something to do.
 pub fn open(path: &Path, maintenance: Maintenance) -> Result<Opened, OpenError> {
-    open_with(path, maintenance, faults::index_settings())
+    open_with(path, maintenance, faults::index_settings(), limits::MAX_TOPICS)
 }
 
-/// As [`open`], with other sizes of the index.
-pub fn open_with(path: &Path, maintenance: Maintenance, settings: Settings) -> Result<Opened, OpenError> {
-    let (writer, store) = recovery::open(path, maintenance, settings, limits::MAX_TOPICS)?;
+/// As [`open`], with other sizes of the index, and room for so many topics.
+pub fn open_with(
+    path: &Path,
+    maintenance: Maintenance,
+    settings: Settings,
+    max_topics: usize,
+) -> Result<Opened, OpenError> {
+    let (writer, store) = recovery::open(path, maintenance, settings, max_topics)?;
     Ok((Box::new(writer), Arc::new(store)))
 }
 

@@ -9,6 +9,7 @@ mod events;
 mod load;
 mod mount;
 mod oracle;
+mod postgres;
 mod server;
 
 pub(crate) use authority::{Authority, Pair};
@@ -17,6 +18,7 @@ pub(crate) use events::{Event, identities, read_all};
 pub(crate) use load::Load;
 pub(crate) use mount::{Ballast, Mount};
 pub(crate) use oracle::{Checked, Moment, Oracle, verify};
+pub(crate) use postgres::{Database, Postgres};
 pub(crate) use server::{FailedStart, Folder, Server, oncelog, pipe, run, run_with_input, shell};
 
 use std::time::{Duration, Instant};

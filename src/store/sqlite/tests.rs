@@ -5,7 +5,6 @@ mod checkpoints;
 mod counting;
 mod damage;
 mod failures;
-mod model;
 mod opening;
 mod reading;
 mod write_ahead_log;

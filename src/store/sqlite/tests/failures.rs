@@ -306,34 +306,6 @@ fn readers_know_the_topic_of_every_event_that_they_find() {
 }
 
 #[test]
-fn a_batch_with_too_many_topics_is_refused_as_a_whole_and_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("events.db");
-    let (mut writer, store) = recovery::open(&path, Arc::new(|| {}), SMALL, 2).unwrap();
-    let identity = store.identity();
-    let batches = [
-        batch(&identity, &[sent("a", "1", "{}")]),
-        batch(
-            &identity,
-            &[sent("a", "2", "{}"), sent("b", "1", "{}"), sent("c", "1", "{}")],
-        ),
-        batch(
-            &identity,
-            &[sent("a", "2", r#"{"n":1}"#), sent("c", "1", r#"{"n":1}"#)],
-        ),
-    ];
-    let outcomes = writer.commit(&batches.iter().collect::<Vec<_>>()).unwrap();
-    assert!(matches!(outcomes[1], BatchOutcome::TooManyTopics { event: 2 }));
-    let BatchOutcome::Committed(placed) = &outcomes[2] else {
-        panic!("{outcomes:?}");
-    };
-    // Nothing of the refused batch was there.
-    assert!(placed.iter().all(|placed| placed.outcome == Outcome::Stored));
-    assert_eq!(store.totals(&TopicFilter::all()).unwrap().accepted, 3);
-    assert_eq!(store.find("b", "1").unwrap(), None);
-}
-
-#[test]
 fn the_time_of_commits_never_goes_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.db");

@@ -1,9 +1,8 @@
 //! What readers see: the view for people, filters and bounds of a page, damage.
 
-use super::{Sent, batch, commit, commit_many, open, sent};
+use super::{commit, commit_many, open, sent};
 use crate::{
     event::format_micros,
-    limits,
     store::{Order, Query, Store as _, TopicFilter},
 };
 use rusqlite::Connection;
@@ -53,54 +52,6 @@ fn the_view_shows_text_while_the_store_is_open() {
             format_micros(stored.processed_at)
         ]
     );
-}
-
-#[test]
-fn a_page_ends_when_it_holds_too_many_bytes() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut writer, store) = open(&folder.path().join("events.db"));
-    let payload = format!(r#"{{"a":"{}"}}"#, "x".repeat(1 << 20 >> 1));
-    let events: Vec<Sent> = (0..12)
-        .map(|number| sent("t", &number.to_string(), &payload))
-        .collect();
-    for events in events.chunks(4) {
-        commit(&mut writer, &store, events);
-    }
-    let page = store.page(&all(1000)).unwrap();
-    assert_eq!(
-        page.events.len(),
-        limits::MAX_PAGE_BYTES.div_ceil(payload.len() + 30)
-    );
-    assert!(!page.exhausted);
-    let rest = store
-        .page(&Query {
-            position: Some(page.position),
-            ..all(1000)
-        })
-        .unwrap();
-    assert_eq!(page.events.len() + rest.events.len(), 12);
-    assert!(rest.exhausted);
-}
-
-#[test]
-fn a_page_ends_when_it_has_looked_at_too_many_rows() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("events.db");
-    let (writer, store) =
-        crate::store::sqlite::open_with(&path, std::sync::Arc::new(|| {}), Default::default()).unwrap();
-    let mut writer = writer;
-    let events: Vec<Sent> = (0..limits::MAX_PAGE_SCAN_ROWS + 10)
-        .map(|number| sent("t", &number.to_string(), "{}"))
-        .collect();
-    writer.commit(&[&batch(&store.identity(), &events)]).unwrap();
-    let query = Query {
-        source: Some("nobody".to_owned()),
-        ..all(10)
-    };
-    let page = store.page(&query).unwrap();
-    assert!(page.events.is_empty());
-    assert!(!page.exhausted);
-    assert!(page.position >= 1 && page.position <= limits::MAX_PAGE_SCAN_ROWS as u64);
 }
 
 #[test]
