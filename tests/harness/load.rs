@@ -1,11 +1,14 @@
 //! Clients as they are in the field: single events and batches, new ones and ones sent before, small and large, and
 //! readers beside them.
 
-use super::{Client, Event, Oracle};
+use super::{Client, Event, Oracle, StoreKind, oracle::stored_seqs};
 use serde_json::Value;
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,9 @@ pub(crate) struct Load {
     pub(crate) refused: AtomicU64,
     /// Events that readers were given.
     pub(crate) read: AtomicU64,
+    kind: StoreKind,
+    /// What each reader that has ended was given, in order.
+    followed: Mutex<Vec<Vec<u64>>>,
 }
 
 /// See [`Load::running`].
@@ -35,6 +41,14 @@ impl Load {
         Self {
             seed,
             ..Self::default()
+        }
+    }
+
+    /// On a store of this kind.
+    pub(crate) fn on(kind: StoreKind, seed: u64) -> Self {
+        Self {
+            kind,
+            ..Self::new(seed)
         }
     }
 
@@ -69,7 +83,7 @@ impl Load {
                 Some(answer) if answer.status == 503 => {
                     answer.problem(503);
                     self.refused.fetch_add(1, Ordering::Relaxed);
-                    oracle.doubt(events);
+                    oracle.refused(events);
                     std::thread::sleep(Duration::from_millis(10));
                     // The server asks to be left alone for a moment, or is about to end.
                     client = Client::new(address);
@@ -127,26 +141,49 @@ impl Load {
 
     /// Follows the log from its beginning until the server goes away or the load is stopped; looks at counters, too.
     pub(crate) fn read(&self, address: SocketAddr) {
-        let mut client = Client::new(address);
+        self.read_at(&[address]);
+    }
+
+    /// The same, page by page from another one of these instances.
+    pub(crate) fn read_at(&self, instances: &[SocketAddr]) {
+        let mut seqs = Vec::new();
+        self.follow(instances, &mut seqs);
+        self.followed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(seqs);
+    }
+
+    fn follow(&self, instances: &[SocketAddr], seqs: &mut Vec<u64>) {
+        let mut clients: Vec<Client> = instances.iter().map(|address| Client::new(*address)).collect();
         let mut cursor = String::new();
-        let mut last = 0;
-        while !self.stopped() {
+        for turn in 0.. {
+            if self.stopped() {
+                return;
+            }
+            let client = &mut clients[turn % instances.len()];
             let target = format!("/events?order=asc&limit=200{cursor}");
             let Ok(answer) = client.attempt("GET", &target, &[], b"") else {
                 return;
             };
             if answer.status == 503 {
-                client = Client::new(address);
+                std::thread::sleep(Duration::from_millis(10));
+                client.reconnect();
                 continue;
             }
             let page = answer.ok();
             for event in page["events"].as_array().expect("events") {
-                last += 1;
-                assert_eq!(event["seq"], last, "a reader must not skip or repeat");
+                let last = seqs.last().copied().unwrap_or_default();
+                let seq = event["seq"].as_u64().expect("a seq");
+                assert!(
+                    self.kind.allows(last, seq),
+                    "a reader must not skip or repeat: {seq} after {last}"
+                );
+                seqs.push(seq);
                 self.read.fetch_add(1, Ordering::Relaxed);
             }
             cursor = format!("&cursor={}&wait=1", page["next"].as_str().expect("next"));
-            if last % 7 == 0 {
+            if seqs.len().is_multiple_of(7) {
                 for target in ["/stats", "/topics", "/health", "/metrics"] {
                     let Ok(answer) = client.attempt("GET", target, &[], b"") else {
                         return;
@@ -157,6 +194,24 @@ impl Load {
                 }
             }
         }
+    }
+
+    /// Checks that every reader was given all that the store has, up to where it came: nothing that it passed came later.
+    /// Returns how many events each was given.
+    #[track_caller]
+    pub(crate) fn check_readers(&self, client: &mut Client) -> Vec<usize> {
+        let stored = stored_seqs(client);
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (reader, seqs) in followed.iter().enumerate() {
+            let different = seqs.iter().zip(&stored).find(|(read, stored)| read != stored);
+            assert!(
+                different.is_none() && seqs.len() <= stored.len(),
+                "reader {reader} was given {} of {} events; it saw and should have seen {different:?}",
+                seqs.len(),
+                stored.len()
+            );
+        }
+        followed.iter().map(Vec::len).collect()
     }
 }
 

@@ -10,6 +10,7 @@ mod load;
 mod mount;
 mod oracle;
 mod postgres;
+mod proxy;
 mod server;
 
 pub(crate) use authority::{Authority, Pair};
@@ -17,8 +18,9 @@ pub(crate) use client::{Answer, Client};
 pub(crate) use events::{Event, identities, read_all};
 pub(crate) use load::Load;
 pub(crate) use mount::{Ballast, Mount};
-pub(crate) use oracle::{Checked, Moment, Oracle, verify};
+pub(crate) use oracle::{Checked, Moment, Oracle, StoreKind, verify};
 pub(crate) use postgres::{Database, Postgres};
+pub(crate) use proxy::{Cut, Proxy};
 pub(crate) use server::{FailedStart, Folder, Server, oncelog, pipe, run, run_with_input, shell};
 
 use std::time::{Duration, Instant};

@@ -27,9 +27,33 @@ impl Moment {
     }
 }
 
+/// What differs from store to store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    /// Its seqs are 1, 2, 3 … What it could not sync may be stored although the answer was a 503.
+    #[default]
+    File,
+    /// Its seqs grow: those of duplicates and of failed commits are left out. What was answered with a 503 is not stored:
+    /// a commit without an answer is found out about, as long as the server comes back soon.
+    Server,
+}
+
+impl StoreKind {
+    /// Whether an event with the number `seq` may come next after one with the number `last`; 0 is before all.
+    pub(crate) fn allows(self, last: u64, seq: u64) -> bool {
+        match self {
+            Self::File => seq == last + 1,
+            Self::Server => seq > last,
+        }
+    }
+}
+
 /// Shared by all clients of a test.
 #[derive(Default)]
-pub(crate) struct Oracle(Mutex<Knowledge>);
+pub(crate) struct Oracle {
+    kind: StoreKind,
+    knowledge: Mutex<Knowledge>,
+}
 
 #[derive(Default)]
 struct Knowledge {
@@ -51,6 +75,8 @@ struct Sent {
     /// Where an answer said that it stands.
     seq: Option<u64>,
     told_stored: bool,
+    /// Whether it was in a request whose outcome is not known, so that it may be stored without an answer that said so.
+    doubted: bool,
 }
 
 struct Acknowledged {
@@ -89,9 +115,17 @@ struct Page {
 }
 
 impl Oracle {
+    /// For a store of this kind.
+    pub(crate) fn of(kind: StoreKind) -> Self {
+        Self {
+            kind,
+            knowledge: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Knowledge> {
         // A client that failed a check has failed the test already.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// These are about to be sent.
@@ -104,6 +138,7 @@ impl Oracle {
                 acknowledged: None,
                 seq: None,
                 told_stored: false,
+                doubted: false,
             });
             if sent.event.payload != event.payload {
                 knowledge.offered_conflicts += 1;
@@ -164,9 +199,23 @@ impl Oracle {
         }
     }
 
+    /// These were answered with a 503, and are to be sent again.
+    pub(crate) fn refused(&self, events: Vec<Event>) {
+        match self.kind {
+            StoreKind::File => self.doubt(events),
+            StoreKind::Server => self.lock().in_doubt.push(events),
+        }
+    }
+
     /// These were sent, and no answer came.
     pub(crate) fn doubt(&self, events: Vec<Event>) {
-        self.lock().in_doubt.push(events);
+        let mut knowledge = self.lock();
+        for event in &events {
+            if let Some(sent) = knowledge.sent.get_mut(&event.identity()) {
+                sent.doubted = true;
+            }
+        }
+        knowledge.in_doubt.push(events);
     }
 
     /// What was acknowledged after `moment` counts as not answered: the disk itself may have promised what it lost.
@@ -177,6 +226,7 @@ impl Oracle {
                 sent.acknowledged = None;
                 sent.seq = None;
                 sent.told_stored = false;
+                sent.doubted = true;
             }
         }
         knowledge.answers.retain(|answer| answer.at <= moment);
@@ -222,9 +272,15 @@ impl Oracle {
         let counters = client.counters();
         let knowledge = self.lock();
         let mut found = HashSet::new();
-        for (event, seq) in stored.iter().zip(1..) {
+        let mut last = 0;
+        for event in &stored {
             let identity = (event.topic.clone(), event.event_id.clone());
-            assert_eq!(event.seq, seq, "seqs have no gaps; {identity:?}");
+            assert!(
+                self.kind.allows(last, event.seq),
+                "{} after {last}; {identity:?}",
+                event.seq
+            );
+            last = event.seq;
             let sent = knowledge
                 .sent
                 .get(&identity)
@@ -235,7 +291,11 @@ impl Oracle {
             if let (Some(at), Some(told)) = (sent.acknowledged, sent.seq)
                 && at <= moment
             {
-                assert_eq!(seq, told, "the seq of {identity:?}");
+                assert_eq!(event.seq, told, "the seq of {identity:?}");
+                assert!(
+                    sent.told_stored || sent.doubted,
+                    "{identity:?} was a duplicate in every answer, also in the one that stored it"
+                );
             }
             assert!(found.insert(identity.clone()), "{identity:?} is stored twice");
         }
@@ -336,6 +396,11 @@ pub(crate) fn verify(folder: &Folder) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// The number of every event, in the order of the log.
+pub(crate) fn stored_seqs(client: &mut Client) -> Vec<u64> {
+    read_log(client).iter().map(|event| event.seq).collect()
 }
 
 fn read_log(client: &mut Client) -> Vec<Stored> {

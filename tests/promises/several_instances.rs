@@ -1,0 +1,177 @@
+//! Several instances over one database are one store: a cursor never skips, counts are exact whoever is asked, a reader at
+//! one is told of what another commits, and clients that send the same at once each get a true answer.
+//! `tests/faults` goes on from here with instances, servers and connections that die.
+
+use crate::harness::{Client, Database, Event, Load, Oracle, Proxy, Server, StoreKind, eventually};
+use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_POLL};
+use serde_json::Value;
+use std::{thread, time::Instant};
+
+#[test]
+fn a_cursor_never_skips_although_three_instances_commit_at_once() {
+    const WRITERS: u64 = 3;
+    const ANSWERS: usize = 1500;
+    let database = Database::new();
+    let instances: [Server; 3] = database.instances();
+    let addresses: Vec<_> = instances.iter().map(Server::address).collect();
+    let (oracle, load) = (Oracle::of(StoreKind::Server), Load::on(StoreKind::Server, 1));
+    thread::scope(|scope| {
+        let (oracle, load) = (&oracle, &load);
+        for (number, &address) in (0..).zip(&addresses) {
+            for writer in 0..WRITERS {
+                scope.spawn(move || load.write(address, oracle, number * WRITERS + writer));
+            }
+            scope.spawn(move || load.read(address));
+        }
+        // One cursor, taken from instance to instance.
+        scope.spawn(|| load.read_at(&addresses));
+        let _running = load.running();
+        eventually("requests are acknowledged", || {
+            (oracle.answers() >= ANSWERS).then_some(())
+        });
+    });
+    for instance in &instances {
+        oracle.check_all(&mut instance.client());
+    }
+    load.check_readers(&mut instances[0].client());
+    let given = load.check_readers(&mut instances[1].client());
+    assert!(
+        given.iter().all(|&events| events > 100),
+        "readers that follow: {given:?}"
+    );
+}
+
+/// The counters and topics as each instance tells them, which must be the same.
+#[track_caller]
+fn agreed(instances: &[&Server]) -> ([u64; 4], Value) {
+    let mut told = instances.iter().map(|instance| {
+        let mut client = instance.client();
+        (client.counters(), client.get("/topics").ok())
+    });
+    let first = told.next().expect("an instance");
+    for other in told {
+        assert_eq!(other, first);
+    }
+    first
+}
+
+#[test]
+fn counters_are_exact_over_instances_and_restarts() {
+    let database = Database::new();
+    let [a, b, c] = database.instances();
+    let event = |topic: &str, number: u32| Event::new(topic, &number.to_string());
+    a.client()
+        .publish(&[event("one", 1), event("one", 2), event("one", 1)]);
+    b.client().publish(&[event("two", 1), event("one", 2)]);
+    c.client()
+        .publish(&[event("one", 1).with_payload("{}"), event("three", 1)]);
+    let before = agreed(&[&a, &b, &c]);
+    assert_eq!(before.0, [7, 4, 3, 1]);
+    a.kill9();
+    b.stop();
+    assert_eq!(agreed(&[&c]), before);
+    let (a, b) = (a.restart(), b.restart());
+    assert_eq!(agreed(&[&a, &b, &c]), before);
+    for round in 0..20 {
+        for instance in [&a, &b, &c] {
+            instance
+                .client()
+                .publish(&[event("one", 3 + round), event("two", 1)]);
+        }
+    }
+    let after = agreed(&[&a, &b, &c]);
+    assert_eq!(after.0, [127, 24, 103, 1]);
+    // What each commit has counted is folded; only each writer's newest row is kept.
+    let writers = 5 * POSTGRES_COMMITS;
+    eventually("counters are folded", || {
+        let rows: usize = database
+            .sql("SELECT count(*) FROM oncelog.commits")
+            .parse()
+            .unwrap();
+        (rows <= writers).then_some(())
+    });
+    assert_eq!(agreed(&[&a, &b, &c]), after);
+    assert_eq!(agreed(&[&a.restart()]), after);
+}
+
+/// Asks for what comes next and does not wait for the answer.
+fn ask(client: &mut Client, cursor: &str) {
+    let request = format!("GET /events?order=asc&wait=30&cursor={cursor} HTTP/1.1\r\nhost: test\r\n\r\n");
+    client.send_raw(request.as_bytes()).unwrap();
+}
+
+/// Lets a reader wait at one instance while the other commits, some times. Fails when a wait ends without its event.
+fn waits(reader: &Server, writer: &Server, rounds: u32) {
+    let (mut reader, mut writer) = (reader.client(), writer.client());
+    let mut page = reader.get("/events?order=asc").ok();
+    for round in 0..rounds {
+        ask(&mut reader, page["next"].as_str().unwrap());
+        writer.publish(&[Event::new("topic", &format!("{round} of {rounds}"))]);
+        page = reader.receive().unwrap().ok();
+        assert_eq!(page["count"], 1, "{page}");
+    }
+}
+
+#[test]
+fn a_reader_that_waits_at_one_instance_is_answered_when_another_commits() {
+    const ROUNDS: u32 = 20;
+    let database = Database::new();
+    let [reader, writer] = database.instances();
+    waits(&reader, &writer, 1);
+    let started = Instant::now();
+    waits(&reader, &writer, ROUNDS);
+    // A look now and then would have taken the whole interval each time, for each wait begins when one has ended.
+    let taken = started.elapsed();
+    assert!(taken < POSTGRES_POLL * ROUNDS / 2, "{taken:?} for {ROUNDS} waits");
+}
+
+#[test]
+fn a_reader_is_answered_although_hints_do_not_come_through() {
+    let database = Database::new();
+    let proxy = Proxy::deaf(database.server().port());
+    let reader = Server::start_with(&[("DATABASE_URL", &database.url_through(proxy.port()))]);
+    let writer = database.instance();
+    waits(&reader, &writer, 4);
+}
+
+#[test]
+fn reversed_overlapping_batches_from_many_clients_get_exact_answers() {
+    const CLIENTS: usize = 8;
+    const ROUNDS: usize = 20;
+    const STEP: usize = 50;
+    let database = Database::new();
+    let instances: [Server; 2] = database.instances();
+    let oracle = Oracle::of(StoreKind::Server);
+    let barrier = std::sync::Barrier::new(CLIENTS);
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let (oracle, barrier, instance) = (&oracle, &barrier, &instances[number % 2]);
+            scope.spawn(move || {
+                let mut client = instance.client();
+                for round in 0..ROUNDS {
+                    let from = round * STEP;
+                    let mut events: Vec<Event> = (from..from + 4 * STEP)
+                        .map(|number| Event::new(&format!("topic {}", number % 7), &number.to_string()))
+                        .collect();
+                    if number / 2 % 2 == 1 {
+                        events.reverse();
+                    }
+                    barrier.wait();
+                    let answer = oracle.publish(&mut client, &events).expect("an answer");
+                    answer.ok();
+                }
+            });
+        }
+    });
+    for instance in &instances {
+        let checked = oracle.check_exactly(&mut instance.client());
+        assert_eq!(checked.stored, ((ROUNDS + 3) * STEP) as u64);
+    }
+    // The server would have undone one of two that wait for each other, and it would have been tried again unseen.
+    let log = database.server().log();
+    let trouble = ["deadlock detected", "could not serialize"];
+    let found = log
+        .lines()
+        .find(|line| trouble.iter().any(|trouble| line.contains(trouble)));
+    assert_eq!(found, None);
+}
