@@ -46,12 +46,15 @@ pub enum ServerError {
 
 /// Gives a new connection its settings and bounds. Not when it starts, by the parameter `options`: poolers refuse that.
 ///
+/// Each statement has to see what was committed before it, whatever transactions are by default in this database: a commit
+/// finds duplicates that others stored while it ran, and the horizon asks in steps.
+///
 /// Ways that look at whole tables are never right for the statements of this program, whatever the server's statistics
 /// say of tables that grow this fast.
 pub(super) async fn set_up(client: &Client) -> Result<(), tokio_postgres::Error> {
     let settings = format!(
         "SET search_path = oncelog; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
-         SET enable_seqscan = off; SET jit = off; SET client_min_messages = warning; \
+         SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET jit = off; SET client_min_messages = warning; \
          SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
          WHEN 'off' THEN 'on' WHEN 'local' THEN 'on' ELSE current_setting('synchronous_commit') END, false)",
         limits::POSTGRES_STATEMENT_TIMEOUT.as_millis(),
