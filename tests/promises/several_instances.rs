@@ -180,3 +180,24 @@ fn reversed_overlapping_batches_from_many_clients_get_exact_answers() {
         .find(|line| trouble.iter().any(|trouble| line.contains(trouble)));
     assert_eq!(found, None);
 }
+
+/// What is left of each connection is found out about when it is used next, which is no trouble of the server's.
+#[test]
+fn an_instance_whose_connections_were_closed_takes_others_and_was_healthy_all_the_while() {
+    const ROUNDS: usize = 5;
+    let database = Database::new();
+    let instance = database.instance();
+    let of_writers = format!(
+        "FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'oncelog' AND query LIKE '%commits%'",
+        database.name()
+    );
+    for _ in 0..ROUNDS {
+        eventually("a writer looks after the store", || {
+            (database.sql(&format!("SELECT count(*) > 0 {of_writers}")) == "t").then_some(())
+        });
+        database.sql(&format!("SELECT pg_terminate_backend(pid) {of_writers}"));
+    }
+    let event = [Event::new("topic", "id")];
+    assert_eq!(instance.client().publish(&event)["accepted"], 1);
+    assert!(!instance.log().contains("cannot commit"), "{}", instance.log());
+}

@@ -269,10 +269,17 @@ impl PostgresWriter {
         Ok(self.connection.insert(connection))
     }
 
-    /// Looks whether the server is there, and folds counters.
+    /// Looks whether the server is there, and folds counters. That a connection has broken since it was used last says
+    /// nothing of the server: another one does.
     async fn fold(&mut self) -> Result<(), CommitError> {
         let shared = Arc::clone(&self.shared);
         let folded = timeout(limits::POSTGRES_COMMIT_TIMEOUT, async {
+            if let Some(connection) = &mut self.connection {
+                match counters::fold(&mut connection.session.client).await {
+                    Err(error) if failure::is_connection(&error) => self.connection = None,
+                    folded => return folded,
+                }
+            }
             let connection = self.connected().await?;
             counters::fold(&mut connection.session.client).await
         })
