@@ -16,7 +16,7 @@ use crate::{
     health::{Health, Trouble},
     ingest::{Figures, Message, Next, Queue, Submission, SubmitError},
     limits::{MAX_COMMIT_BYTES, MAX_COMMIT_EVENTS, PROBE_INTERVAL},
-    store::{BatchOutcome, CommitError, Store, Writer},
+    store::{CommitError, Store, Writer},
     wakeup::Wakeup,
 };
 use report::OutcomeReport;
@@ -227,12 +227,8 @@ impl Committer {
         let batches: Vec<&Batch> = submissions.iter().map(|submission| &submission.batch).collect();
         match self.writer.commit(&batches) {
             Ok(outcomes) => {
-                let refused = outcomes
-                    .iter()
-                    .filter(|outcome| matches!(outcome, BatchOutcome::TooManyTopics { .. }))
-                    .count();
                 self.figures
-                    .committed(publishes, refused as u64, events, bytes, started.elapsed());
+                    .committed(&outcomes, events, bytes, started.elapsed());
                 self.intake.report().note(&submissions, &outcomes);
                 // Waking the requests and freeing their batches from inside the runtime is cheaper than from here, and
                 // the next commit can begin meanwhile (measured: 4 % more events/s in batches of 200).

@@ -5,12 +5,14 @@
 //! `limits`.
 
 mod decimal;
+mod fence;
 mod fingerprint;
 mod identity;
 mod json;
 mod parse;
 mod timestamp;
 
+pub use fence::Fence;
 pub use fingerprint::{Fingerprint, PayloadError};
 pub use identity::{Identity, Key};
 pub use parse::{ParseError, ParseErrorKind, Shape, parse};
@@ -56,6 +58,7 @@ pub(crate) struct Record {
 pub struct Batch {
     text: String,
     records: Vec<Record>,
+    fence: Option<Fence>,
 }
 
 /// One valid event; the texts are borrowed from its [`Batch`].
@@ -105,12 +108,45 @@ impl Batch {
         })
     }
 
+    /// The same events, committed only if nobody has the broker's partition after the holder of `fence`.
+    pub fn behind(self, fence: Fence) -> Self {
+        Self {
+            fence: Some(fence),
+            ..self
+        }
+    }
+
+    /// What the store has to check before it commits the batch, if it came out of a broker.
+    pub fn fence(&self) -> Option<Fence> {
+        self.fence
+    }
+
     fn slice(&self, span: Span) -> &str {
         &self.text[span.start as usize..span.end as usize]
     }
 }
 
 impl Event<'_> {
+    /// Appends the event as JSON that [`parse`] makes the same event of, as [`Shape::Normalised`].
+    ///
+    /// # Errors
+    /// None: strings always serialise, and a vector takes everything.
+    pub fn write_json(&self, json: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        for (name, text) in [
+            (&b"{\"topic\":"[..], self.topic),
+            (b",\"event_id\":", self.event_id),
+            (b",\"timestamp\":", self.timestamp),
+            (b",\"source\":", self.source),
+        ] {
+            json.extend_from_slice(name);
+            serde_json::to_writer(&mut *json, text)?;
+        }
+        json.extend_from_slice(b",\"payload\":");
+        json.extend_from_slice(self.payload.as_bytes());
+        json.push(b'}');
+        Ok(())
+    }
+
     /// A 64-bit checksum of the texts (XXH3, each text seeded with the checksum so far, so that bytes cannot move from
     /// one field to the next unseen).
     pub fn checksum(&self) -> u64 {

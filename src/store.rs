@@ -4,8 +4,11 @@
 //! [`Store`] is shared by all who read. Both block, so async code calls them on threads of their own. What is
 //! promised here holds for every store; `sqlite` keeps it in one file with an index beside it.
 
+mod fences;
 pub mod postgres;
 pub mod sqlite;
+
+pub(crate) use fences::Fences;
 
 use crate::{
     event::{Batch, Identity, Instant, Outcome, Seq},
@@ -48,6 +51,12 @@ pub enum BatchOutcome {
     TooManyTopics {
         /// Where in the batch the event with the topic stands, from 0.
         event: usize,
+    },
+    /// Nothing of it was stored: its [fence](Batch::fence) is of a lease that has ended, because one with a larger token
+    /// has committed for the same partition. Checked in the commit itself.
+    Fenced {
+        /// The largest token that the store knows for the partition.
+        newest: u64,
     },
 }
 

@@ -27,7 +27,23 @@ pub enum Shape {
     Wrapped,
     /// NDJSON: one event a line, blank lines are skipped.
     Lines,
+    /// An array of events that were valid before, written by [`Event::write_json`](super::Event::write_json). One that
+    /// was as large as it may be may have grown by what normalising adds.
+    Normalised,
 }
+
+impl Shape {
+    /// The largest event, in bytes.
+    fn max_event_bytes(self) -> usize {
+        match self {
+            Self::Any | Self::Wrapped | Self::Lines => MAX_EVENT_BYTES,
+            Self::Normalised => MAX_EVENT_BYTES + NORMALISING_BYTES,
+        }
+    }
+}
+
+/// More than normalising adds to an event: the digits of a time and `"payload":{}`.
+const NORMALISING_BYTES: usize = 64;
 
 /// Why a body was refused; nothing of it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +103,7 @@ pub fn parse(
         start,
         identity,
         max_events,
+        max_event_bytes: shape.max_event_bytes(),
         records: Vec::with_capacity(max_events.min(text.len() / USUAL_EVENT_BYTES + 1)),
         added: String::new(),
         no_payload: None,
@@ -94,7 +111,7 @@ pub fn parse(
         unescaped: String::new(),
     };
     match shape {
-        Shape::Any | Shape::Wrapped => parser.document(shape).map_err(|fault| {
+        Shape::Any | Shape::Wrapped | Shape::Normalised => parser.document(shape).map_err(|fault| {
             explain(fault, &text[start..], max_events, |error| {
                 format!(" at line {} column {}", error.line(), error.column())
             })
@@ -106,7 +123,11 @@ pub fn parse(
         return Err(invalid_body(NO_EVENTS.to_owned()));
     }
     text.push_str(&added);
-    Ok(Batch { text, records })
+    Ok(Batch {
+        text,
+        records,
+        fence: None,
+    })
 }
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -131,6 +152,7 @@ struct Parser<'a> {
     start: usize,
     identity: &'a Identity,
     max_events: usize,
+    max_event_bytes: usize,
     records: Vec<Record>,
     /// What goes behind `text` in the batch.
     added: String,
@@ -145,7 +167,7 @@ impl<'a> Parser<'a> {
     fn document(&mut self, shape: Shape) -> Result<(), Fault> {
         let scanner = &mut Scanner::new(self.text, self.start);
         match scanner.peek() {
-            Some(b'{') => {
+            Some(b'{') if shape != Shape::Normalised => {
                 let start = scanner.at();
                 scanner.expect(b'{')?;
                 let wrapped = scanner.peek() == Some(b'"') && self.is_events(&scanner.key()?)?;
@@ -159,10 +181,13 @@ impl<'a> Parser<'a> {
                     self.event(scanner)?;
                 }
             }
-            Some(b'[') if shape == Shape::Any => self.array(scanner)?,
+            Some(b'[') if shape != Shape::Wrapped => self.array(scanner)?,
             _ if shape == Shape::Any => {
                 let shapes = "an event, an array of events or `{\"events\":[…]}`";
                 return Err(scanner.mismatch(shapes).inside("body"));
+            }
+            _ if shape == Shape::Normalised => {
+                return Err(scanner.mismatch("an array of events").inside("body"));
             }
             _ => return Err(not_wrapped(scanner)),
         }
@@ -262,9 +287,10 @@ impl<'a> Parser<'a> {
             spans[field] = Some(value.map_err(|fault| fault.inside(FIELDS[field]))?);
         }
         let bytes = scanner.at() - start;
-        if bytes > MAX_EVENT_BYTES {
+        if bytes > self.max_event_bytes {
             return Err(Fault::invalid(format!(
-                "the event has {bytes} bytes; at most {MAX_EVENT_BYTES} are allowed"
+                "the event has {bytes} bytes; at most {} are allowed",
+                self.max_event_bytes
             )));
         }
         let required =

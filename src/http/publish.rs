@@ -295,6 +295,11 @@ async fn accept(app: &App, sender: &Sender, request: Request, shape: Shape) -> R
                 "events[{event}].topic: the store holds {MAX_TOPICS} topics, as many as it may; use one that is there"
             ),
         )),
+        // Only what comes out of a broker has a fence.
+        Ok(BatchOutcome::Fenced { .. }) => Err(Problem::new(
+            Kind::Internal,
+            "the store refused the events for a lease that they do not have",
+        )),
         Err(SubmitError::Stopping) if !*app.stopping.borrow() => {
             Err(Problem::new(Kind::StoreUnavailable, super::health::NO_COMMITTER))
         }

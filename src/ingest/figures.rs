@@ -3,6 +3,7 @@
 //! The queue and the committer count, `http` shows. Counted once a publish or once a commit, never once an event, so
 //! that it costs the hot path nothing that can be measured.
 
+use crate::store::BatchOutcome;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
@@ -41,6 +42,7 @@ pub struct Figures {
     publishes: Family<ResultLabels, Counter>,
     committed: Counter,
     topics_full: Counter,
+    fenced: Counter,
     queue_full: Counter,
     store_failed: Counter,
     waits: Histogram,
@@ -58,6 +60,7 @@ impl Default for Figures {
         Self {
             committed: counter("committed"),
             topics_full: counter("topics_full"),
+            fenced: counter("fenced"),
             queue_full: counter("queue_full"),
             store_failed: counter("store_failed"),
             publishes,
@@ -75,7 +78,7 @@ impl Figures {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "publishes",
-            "Publish requests that came as far as the queue, by what became of them",
+            "Publish requests, and batches out of the broker, that came as far as the queue, by what became of them",
             self.publishes.clone(),
         );
         registry.register_with_unit(
@@ -118,10 +121,15 @@ impl Figures {
         self.queue_full.inc();
     }
 
-    /// A commit of so many publishes, `refused` of them for their topics, took `time`.
-    pub fn committed(&self, publishes: u64, refused: u64, events: usize, bytes: usize, time: Duration) {
-        self.committed.inc_by(publishes - refused);
-        self.topics_full.inc_by(refused);
+    /// A commit with these outcomes took `time`.
+    pub fn committed(&self, outcomes: &[BatchOutcome], events: usize, bytes: usize, time: Duration) {
+        for outcome in outcomes {
+            match outcome {
+                BatchOutcome::Committed(_) => self.committed.inc(),
+                BatchOutcome::TooManyTopics { .. } => self.topics_full.inc(),
+                BatchOutcome::Fenced { .. } => self.fenced.inc(),
+            };
+        }
         self.commit_times.observe(time.as_secs_f64());
         self.commit_events.observe(events as f64);
         self.commit_bytes.observe(bytes as f64);

@@ -141,6 +141,7 @@ impl Opened {
             .map(|outcome| match outcome {
                 BatchOutcome::Committed(placed) => Ok(placed),
                 BatchOutcome::TooManyTopics { event } => Err(event),
+                BatchOutcome::Fenced { .. } => panic!("nothing has a fence"),
             })
             .collect()
     }

@@ -526,3 +526,54 @@ fn escape_all(json: &str) -> String {
         .collect();
     format!("\"{escaped}\"")
 }
+
+#[test]
+fn what_was_valid_is_read_again_as_the_same() {
+    let events = [
+        GOOD.to_owned(),
+        with("topic", r#""a\u0001\"\\\/\u00e9\ud83d\ude00é\n""#),
+        with("timestamp", r#""20251023T120000,250+0200""#),
+        with("timestamp", r#""2016-12-31T23:59:60Z""#),
+        with("payload", "{ \"a\" :\n1.50e3,\"é\":[ ] }"),
+        GOOD.replace(r#","payload":{"a":1}"#, ""),
+    ];
+    for event in &events {
+        let first = read(event.as_str(), Shape::Any).unwrap();
+        let mut json = b"[".to_vec();
+        for event in first.events() {
+            event.write_json(&mut json).unwrap();
+        }
+        json.push(b']');
+        let again = read(json, Shape::Normalised).unwrap();
+        let facts = |batch: &Batch| {
+            let facts = batch
+                .events()
+                .map(|event| (event.checksum(), event.key, event.fingerprint, event.seconds));
+            facts.collect::<Vec<_>>()
+        };
+        assert_eq!(facts(&first), facts(&again), "{event}");
+    }
+    for wrong in [GOOD, r#"{"events":[]}"#, "[]", "1"] {
+        assert_eq!(
+            refused(wrong, Shape::Normalised).0,
+            ParseErrorKind::Invalid,
+            "{wrong}"
+        );
+    }
+}
+
+/// Normalising makes a time longer. An event that is as large as it may be must not become one that is refused later.
+#[test]
+fn the_largest_event_stays_valid_when_it_is_normalised() {
+    let short = with("timestamp", r#""20251023T1000""#);
+    let padding = "x".repeat(MAX_EVENT_BYTES - short.len() - 1);
+    let largest = short.replace(r#"{"a":1}"#, &format!(r#"{{"a":"{padding}"}}"#));
+    assert_eq!(largest.len(), MAX_EVENT_BYTES);
+    let batch = read(largest, Shape::Any);
+    let batch = batch.unwrap_or_else(|error| panic!("{error}"));
+    let mut json = b"[".to_vec();
+    batch.events().next().unwrap().write_json(&mut json).unwrap();
+    json.push(b']');
+    assert!(json.len() > MAX_EVENT_BYTES + 2);
+    assert_eq!(read(json, Shape::Normalised).unwrap().len(), 1);
+}

@@ -7,7 +7,7 @@ use super::counters::{TopicDelta, TopicTable};
 use crate::{
     event::{Batch, Event, Outcome, Seq},
     index::{Entry, Found, TopicNumber},
-    store::{BatchOutcome, Placed},
+    store::{BatchOutcome, Fences, Placed},
 };
 use hashbrown::{HashMap, HashTable};
 
@@ -29,6 +29,7 @@ pub(super) fn decide<'a>(
     batches: &[&'a Batch],
     found: &[Option<Found>],
     topics: &TopicTable,
+    fences: &mut Fences,
     highest: Seq,
     max_topics: usize,
 ) -> Plan<'a> {
@@ -51,6 +52,10 @@ pub(super) fn decide<'a>(
     for batch in batches {
         let (of_batch, rest) = found.split_at(batch.len());
         found = rest;
+        if let Err(newest) = fences.admit(batch.fence()) {
+            decider.plan.outcomes.push(BatchOutcome::Fenced { newest });
+            continue;
+        }
         let outcome = match decider.number_topics(batch, &mut numbers) {
             Ok(()) => BatchOutcome::Committed(
                 batch

@@ -68,7 +68,7 @@ fn stored<'a>(batches: &[&'a Batch], outcomes: &[BatchOutcome]) -> impl Iterator
         .zip(outcomes)
         .filter_map(|(batch, outcome)| match outcome {
             BatchOutcome::Committed(placed) => Some((batch, placed)),
-            BatchOutcome::TooManyTopics { .. } => None,
+            BatchOutcome::TooManyTopics { .. } | BatchOutcome::Fenced { .. } => None,
         })
         .flat_map(|(batch, placed)| batch.events().zip(placed))
         .filter(|(_, placed)| placed.outcome == Outcome::Stored)

@@ -5,6 +5,7 @@ mod checkpoints;
 mod counting;
 mod damage;
 mod failures;
+mod fences;
 mod opening;
 mod reading;
 mod write_ahead_log;
@@ -89,7 +90,7 @@ fn commit(writer: &mut SqliteWriter, store: &SqliteStore, events: &[Sent]) -> Ve
     writer.maintain().unwrap();
     match outcomes.remove(0) {
         BatchOutcome::Committed(placed) => placed,
-        BatchOutcome::TooManyTopics { event } => panic!("event {event} has one topic too many"),
+        refused => panic!("{refused:?}"),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     faults::{self, CrashPoint},
     index::{Change, Found},
     limits,
-    store::{BatchOutcome, CommitError, Writer},
+    store::{BatchOutcome, CommitError, Fences, Writer},
 };
 use rusqlite::{Connection, config::DbConfig};
 use std::sync::{Arc, atomic::Ordering};
@@ -29,6 +29,7 @@ pub(super) struct SqliteWriter {
     insert: Insert,
     ledger: Ledger,
     max_topics: usize,
+    fences: Fences,
 }
 
 /// What is known of the stored counters, to give row ids and to see when to fold.
@@ -69,6 +70,7 @@ impl SqliteWriter {
             insert: Insert::new(),
             ledger,
             max_topics,
+            fences: Fences::default(),
         })
     }
 
@@ -240,7 +242,14 @@ impl Writer for SqliteWriter {
         let found = self.look_up(&keys)?;
         let (plan, delta) = {
             let topics = self.shared.topics();
-            let mut plan = decide(batches, &found, &topics, topics.highest_seq(), self.max_topics);
+            let mut plan = decide(
+                batches,
+                &found,
+                &topics,
+                &mut self.fences,
+                topics.highest_seq(),
+                self.max_topics,
+            );
             let delta = Delta {
                 processed_at: jiff::Timestamp::now()
                     .as_microsecond()
