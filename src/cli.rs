@@ -5,6 +5,7 @@
 
 mod backup;
 mod bench;
+mod broker;
 mod completions;
 mod events;
 mod export;
@@ -63,6 +64,7 @@ enum Command {
     Backup(backup::Backup),
     Verify(verify::Verify),
     Keys(keys::Keys),
+    Broker(broker::Broker),
     Completions(completions::Completions),
     Man(man::Pages),
 }
@@ -105,6 +107,7 @@ pub fn run(command_line: CommandLine) -> ExitCode {
         Some(Command::Backup(command)) => command.run(),
         Some(Command::Verify(command)) => command.run(),
         Some(Command::Keys(command)) => command.run(),
+        Some(Command::Broker(command)) => command.run(),
         Some(Command::Completions(command)) => command.run(),
         Some(Command::Man(command)) => command.run(),
     };

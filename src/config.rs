@@ -7,11 +7,12 @@
 mod settings;
 mod sources;
 
-pub use settings::{Arguments, SETTINGS, Setting, StoreArguments};
+pub use settings::{Arguments, BrokerArguments, SETTINGS, Setting, StoreArguments};
 pub use sources::{Environment, Source};
 
 use crate::{
     access::{Limit, Limits, Rate, Unit},
+    broker::{BrokerConfig, InvalidBrokerUrl},
     limits::MAX_QUEUE_EVENTS,
     store::postgres,
     traces::{Otlp, SampleRatio},
@@ -48,6 +49,8 @@ pub struct Config {
     pub otlp: Option<Otlp>,
     /// Events that may wait for a commit at once, from 1 to [`MAX_QUEUE_EVENTS`] (`QUEUE_MAX_SIZE`).
     pub queue_max_size: usize,
+    /// The broker, if there is one (`BROKER_URL`, `BROKER_MAX_EVENTS`, `BROKER_MAX_BYTES`).
+    pub broker: Option<BrokerConfig>,
 }
 
 /// The files of TLS, as PEM.
@@ -110,12 +113,6 @@ pub enum ConfigError {
         /// What one looks like.
         example: &'static str,
     },
-    /// A setting that this version knows but cannot act on.
-    #[error("{source_name} is set, but this version has no broker: unset it")]
-    NotInThisVersion {
-        /// Where the value was set, which names the setting.
-        source_name: Source,
-    },
     /// A setting of a part that was left out when the program was built.
     #[error(
         "{source_name} is set, but this program was built without the feature {feature}: build it with \
@@ -164,7 +161,6 @@ impl Config {
         folder: &Path,
     ) -> Result<Self, ConfigError> {
         let sources = Sources::read(arguments, environment, folder)?;
-        reject(&sources, "BROKER_URL")?;
         Ok(Self {
             log_level: sources.value("LOG_LEVEL", log_level)?,
             log_format: sources.value("LOG_FORMAT", log_format)?,
@@ -184,6 +180,7 @@ impl Config {
                     .ok()
                     .filter(|events| (1..=MAX_QUEUE_EVENTS).contains(events))
             })?,
+            broker: broker(&sources)?,
         })
     }
 }
@@ -207,13 +204,6 @@ fn database_url(sources: &Sources) -> Result<Option<DatabaseUrl>, ConfigError> {
             reason: error.to_string(),
             example: "postgres://USER:PASSWORD@HOST:5432/DATABASE",
         }),
-    }
-}
-
-fn reject(sources: &Sources, name: &str) -> Result<(), ConfigError> {
-    match sources.find(name) {
-        Some((source_name, _)) => Err(ConfigError::NotInThisVersion { source_name }),
-        None => Ok(()),
     }
 }
 
@@ -307,6 +297,30 @@ fn otlp(sources: &Sources) -> Result<Option<Otlp>, ConfigError> {
         }),
         (None, None) => Ok(None),
     }
+}
+
+/// The broker, if one is set. Its bounds mean nothing without it, but do no harm.
+fn broker(sources: &Sources) -> Result<Option<BrokerConfig>, ConfigError> {
+    let max_events = sources.value("BROKER_MAX_EVENTS", above_zero)?;
+    let max_bytes = sources.value("BROKER_MAX_BYTES", above_zero)?;
+    let Some((source_name, text)) = sources.find("BROKER_URL") else {
+        return Ok(None);
+    };
+    let url = text.parse().map_err(|error: InvalidBrokerUrl| ConfigError::Url {
+        source_name,
+        reason: error.to_string(),
+        example: "redis://USER:PASSWORD@HOST:6379/0",
+    })?;
+    Ok(Some(BrokerConfig {
+        url,
+        max_events,
+        max_bytes,
+    }))
+}
+
+fn above_zero(text: &str) -> Option<u64> {
+    // Redis counts in 64 bits with a sign, its scripts in 53 bits.
+    text.parse().ok().filter(|number| (1..1 << 53).contains(number))
 }
 
 fn path(text: &str) -> Option<PathBuf> {

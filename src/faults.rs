@@ -98,6 +98,14 @@ crash_points! {
     BackupIndexNamed = "backup-index-named",
     /// Its file has its name, too; the folder is not synced.
     BackupNamed = "backup-named",
+    /// Redis has a publish; it is not answered.
+    BrokerQueued = "broker-queued",
+    /// Entries are read out of Redis; nothing is done with them.
+    BrokerRead = "broker-read",
+    /// Their events are committed; they are not acknowledged.
+    BrokerCommitted = "broker-committed",
+    /// They are acknowledged.
+    BrokerAcknowledged = "broker-acknowledged",
 }
 
 #[cfg(not(feature = "faults"))]

@@ -29,6 +29,7 @@ mod topics;
 
 use crate::{
     access::Gate,
+    broker::Broker,
     health::Health,
     ingest::Ingest,
     limits,
@@ -104,6 +105,8 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     /// The way to the committer.
     pub(crate) ingest: Ingest,
+    /// The way into the broker, if there is one.
+    pub(crate) broker: Option<Broker>,
     /// Tells of commits.
     pub(crate) wakeup: Wakeup,
     /// Tells what the committer knows about the store.
@@ -122,6 +125,7 @@ pub(crate) struct Parts {
 struct AppState {
     store: Arc<dyn Store>,
     ingest: Ingest,
+    broker: Option<Broker>,
     wakeup: Wakeup,
     health: Health,
     stopping: watch::Receiver<bool>,
@@ -161,6 +165,7 @@ impl Api {
         let gathered = Gathered::new(
             Arc::clone(&parts.store),
             parts.ingest.clone(),
+            parts.broker.clone(),
             parts.health.clone(),
             bodies.clone(),
             answers.clone(),
@@ -176,6 +181,7 @@ impl Api {
             cursors: Cursors::new(parts.store.identity(), parts.store.branches()),
             store: parts.store,
             ingest: parts.ingest,
+            broker: parts.broker,
             wakeup: parts.wakeup,
             health: parts.health,
             stopping: parts.stopping,

@@ -10,6 +10,7 @@
 //! | [`http`] | requests become calls, results become answers |
 //! | [`request`] | which request is worked on: its id and trace |
 //! | [`event`] | what a valid event is; parsed once at the edge |
+//! | [`broker`] | Redis, which takes events in while nobody waits for their commit |
 //! | [`ingest`] | the bounded queue |
 //! | [`committer`] | groups what is queued into commits, answers, wakes readers |
 //! | [`store`] | the contract of a store, and the one on SQLite |
@@ -25,6 +26,7 @@
 //! | [`faults`] | where the fault tests end the program; nothing in a release |
 
 pub mod access;
+pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod committer;

@@ -149,6 +149,55 @@ pub const TLS_FILES_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Largest file with certificates or a key, in bytes; all authorities of a Linux distribution have a fifth of it.
 pub const MAX_PEM_BYTES: usize = 1 << 20;
 
+// ---- the broker ----
+
+/// Partitions of a broker that is set up for the first time; it keeps the number that it has. So many instances can share
+/// the work.
+pub const BROKER_PARTITIONS: u16 = 16;
+/// Default number of events that the broker may hold, dead letters included (`BROKER_MAX_EVENTS`).
+pub const DEFAULT_BROKER_EVENTS: u64 = 1_000_000;
+/// Default bytes of events that the broker may hold, dead letters included (`BROKER_MAX_BYTES`): with what Redis needs
+/// beside them less than 1 GiB of its memory.
+pub const DEFAULT_BROKER_BYTES: u64 = 512 << 20;
+/// Bytes after which an entry of a stream is closed and another one begun: some 200 usual events. What is read at once is
+/// bounded by whole entries, so they have to be small beside [`BROKER_READ_BYTES`].
+pub const BROKER_ENTRY_BYTES: usize = 64 << 10;
+/// Connections to Redis that publishes share. Redis reads some 16 KiB of each connection before it syncs what came with
+/// all of them, so with a single one it would sync more often.
+pub const BROKER_CONNECTIONS: usize = 8;
+/// How long a connection to Redis may take to be opened, the handshake included.
+pub const BROKER_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long Redis may take to answer; a slow sync of its file is part of that.
+pub const BROKER_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a lease lasts if it is not kept: an instance that dies leaves its partitions alone for so long.
+pub const BROKER_LEASE: Duration = Duration::from_secs(5);
+/// How often leases are kept, and the figures of the broker taken.
+pub const BROKER_TICK: Duration = Duration::from_secs(1);
+/// How long a consumer that has nothing to do waits in Redis for an entry before it asks again.
+pub const BROKER_IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Bound of the wait after a first failure of Redis; it doubles with each further one.
+pub const BROKER_BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// Largest bound of that.
+pub const BROKER_BACKOFF_MOST: Duration = Duration::from_secs(2);
+/// Most entries that a consumer takes at once.
+pub const BROKER_READ_ENTRIES: usize = 512;
+/// Bytes of entries after which a consumer takes no more at once; four entries, of at most [`MAX_EVENT_BYTES`] and a few
+/// bytes each, may come on top.
+pub const BROKER_READ_BYTES: usize = 1 << 20;
+/// Partitions whose entries are in memory at once. Each holds what was read, and as much again for what is made of it,
+/// twice.
+pub const BROKER_READS: usize = 8;
+/// How often an entry that fails alone, while the store commits others, is tried before it becomes a dead letter.
+pub const BROKER_TRIES: u64 = 5;
+/// How long the store is watched after a failed try, to tell whether it was the store's fault: two of its own tries.
+pub const BROKER_VERDICT_WAIT: Duration = Duration::from_secs(2 * PROBE_INTERVAL.as_secs());
+/// How often a consumer looks whether the store commits again.
+pub const BROKER_STORE_CHECK: Duration = Duration::from_millis(100);
+/// How long a stop waits for consumers to finish what they have in work.
+pub const BROKER_STOP_WAIT: Duration = Duration::from_secs(2);
+/// Most dead letters that the command line lists or settles in one call to Redis.
+pub const MAX_DEAD_LETTERS_PAGE: usize = 100;
+
 // ---- queries ----
 
 /// Largest `limit` of a page, in events or topics.

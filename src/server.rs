@@ -12,6 +12,7 @@ mod tls;
 
 use crate::{
     access::{Gate, KeyFile, KeyFileError},
+    broker::{self, Broker},
     client::EndpointError,
     committer,
     config::{Config, DatabaseUrl},
@@ -66,6 +67,9 @@ pub enum ServeError {
         /// Where the server was told to listen.
         address: IpAddr,
     },
+    /// The broker cannot be used.
+    #[error(transparent)]
+    Broker(#[from] broker::StartError),
     /// The certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] LoadError),
@@ -123,13 +127,24 @@ pub async fn serve(
         }
     };
     wakeup.announce(store.high_watermark());
+    let health = Health::default();
+    let (broker, consuming) = match config.broker {
+        Some(broker) => {
+            let started = Broker::start(broker, store.as_ref(), ingest.clone(), health.clone()).await?;
+            let (broker, running) = started;
+            (Some(broker), Some(running))
+        }
+        None => (None, None),
+    };
     Server {
         store,
         writers,
         wakeup,
         ingest,
         queue,
-        health: Health::default(),
+        broker,
+        consuming,
+        health,
         gate: Arc::new(gate),
         tracer,
         export,
@@ -166,6 +181,9 @@ struct Server {
     wakeup: Wakeup,
     ingest: ingest::Ingest,
     queue: ingest::Queue,
+    broker: Option<Broker>,
+    /// The broker's work in the background.
+    consuming: Option<broker::Running>,
     health: Health,
     gate: Arc<Gate>,
     tracer: Tracer,
@@ -195,6 +213,7 @@ impl Server {
         let api = Api::new(Parts {
             store: self.store,
             ingest: self.ingest.clone(),
+            broker: self.broker,
             wakeup: self.wakeup,
             health: self.health,
             gate: Arc::clone(&self.gate),
@@ -243,6 +262,9 @@ impl Server {
         }
         // Nobody reads the store any more when the committer closes it.
         drop(connections);
+        if let Some(consuming) = self.consuming {
+            consuming.stop().await;
+        }
 
         self.ingest.stop();
         let ended = tokio::task::spawn_blocking(move || committers.join());

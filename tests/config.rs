@@ -6,6 +6,7 @@
 use oncelog::traces::SampleRatio;
 use oncelog::{
     access::{Limit, Limits, Rate},
+    broker::BrokerConfig,
     config::{Arguments, Config, Environment, LogFormat, SETTINGS, TlsFiles},
     limits,
 };
@@ -71,6 +72,7 @@ fn with_nothing_set_the_defaults_hold() {
             queue_max_size: limits::DEFAULT_QUEUE_EVENTS,
             tls: None,
             otlp: None,
+            broker: None,
         }
     );
 }
@@ -117,6 +119,11 @@ fn every_setting_can_be_set_in_every_source() {
             client_ca: Some(PathBuf::from("tls/clients.pem")),
         }),
         otlp: None,
+        broker: Some(BrokerConfig {
+            url: "redis://me:secret@redis:7000/2".parse().unwrap(),
+            max_events: 8,
+            max_bytes: 9,
+        }),
     };
     let flags = [
         ("LOG_LEVEL", "debug"),
@@ -132,15 +139,20 @@ fn every_setting_can_be_set_in_every_source() {
         ("TLS_CERTIFICATE", "tls/chain.pem"),
         ("TLS_KEY", "tls/key.pem"),
         ("TLS_CLIENT_CA", "tls/clients.pem"),
+        ("BROKER_URL", "redis://me:secret@redis:7000/2"),
+        ("BROKER_MAX_EVENTS", "8"),
+        ("BROKER_MAX_BYTES", "9"),
     ];
     let env_file = "# a comment\nLOG_LEVEL=debug\nexport LOG_FORMAT=json\nHOST=::1\nPORT=0\n\
         DATABASE_PATH=\"/srv/a b.db\"\nQUEUE_MAX_SIZE=7\nSOMETHING_ELSE=1\n\
         RATE_LIMIT_REQUESTS=5\nRATE_LIMIT_REQUESTS_BURST=50\nRATE_LIMIT_EVENTS=100\nRATE_LIMIT_EVENTS_BURST=100\n\
-        TLS_CERTIFICATE=tls/chain.pem\nTLS_KEY=tls/key.pem\nTLS_CLIENT_CA=tls/clients.pem\n";
+        TLS_CERTIFICATE=tls/chain.pem\nTLS_KEY=tls/key.pem\nTLS_CLIENT_CA=tls/clients.pem\n\
+        BROKER_URL=redis://me:secret@redis:7000/2\nBROKER_MAX_EVENTS=8\nBROKER_MAX_BYTES=9\n";
     let config_file = "log_level = \"debug\"\nlog_format = \"json\"\nhost = \"::1\"\nport = 0\n\
         database_path = \"/srv/a b.db\"\nqueue_max_size = \"7\"\n\
         rate_limit_requests = 5\nrate_limit_requests_burst = 50\nrate_limit_events = 100\nrate_limit_events_burst = 100\n\
-        tls_certificate = \"tls/chain.pem\"\ntls_key = \"tls/key.pem\"\ntls_client_ca = \"tls/clients.pem\"\n";
+        tls_certificate = \"tls/chain.pem\"\ntls_key = \"tls/key.pem\"\ntls_client_ca = \"tls/clients.pem\"\n\
+        broker_url = \"redis://me:secret@redis:7000/2\"\nbroker_max_events = 8\nbroker_max_bytes = 9\n";
     for given in [
         Given {
             flags: &flags,
@@ -272,6 +284,8 @@ fn each_setting_refuses_what_it_cannot_be() {
         ("RATE_LIMIT_REQUESTS", "-1"),
         ("RATE_LIMIT_REQUESTS", "0.5"),
         ("RATE_LIMIT_EVENTS", "10000001"),
+        ("BROKER_MAX_EVENTS", "0"),
+        ("BROKER_MAX_BYTES", "1 GB"),
     ] {
         let given = Given {
             environment: &[(name, value)],
@@ -380,14 +394,26 @@ fn the_url_of_a_server_is_taken_and_its_password_never_shown() {
 }
 
 #[test]
-fn settings_that_this_version_cannot_act_on_are_refused_without_showing_their_value() {
+fn the_bounds_of_the_broker_have_the_defaults_that_are_described() {
     let given = Given {
-        env_file: Some("BROKER_URL=redis://localhost"),
+        environment: &[("BROKER_URL", "redis://localhost")],
+        ..Given::default()
+    };
+    let broker = given.load().unwrap().broker.unwrap();
+    assert_eq!(broker.max_events, limits::DEFAULT_BROKER_EVENTS);
+    assert_eq!(broker.max_bytes, limits::DEFAULT_BROKER_BYTES);
+}
+
+#[test]
+fn a_wrong_url_of_the_broker_is_refused_without_showing_the_password_in_it() {
+    let given = Given {
+        env_file: Some("BROKER_URL=http://me:secret@localhost"),
         ..Given::default()
     };
     assert_eq!(
         given.error(),
-        "BROKER_URL in .env is set, but this version has no broker: unset it"
+        "BROKER_URL in .env cannot be used: it is not redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE] or rediss:// for \
+         TLS. Give a URL such as redis://USER:PASSWORD@HOST:6379/0"
     );
 }
 
@@ -403,8 +429,8 @@ fn a_toml_file_with_an_unknown_key_a_wrong_type_or_broken_text_says_so() {
     assert_eq!(
         error("prot = 1"),
         "oncelog.toml: unknown setting \"prot\"; known: log_level, log_format, host, port, tls_certificate, tls_key, \
-         tls_client_ca, database_path, database_url, broker_url, allow_anonymous, rate_limit_requests, \
-         rate_limit_requests_burst, rate_limit_events, rate_limit_events_burst, queue_max_size, otlp_endpoint, \
+         tls_client_ca, database_path, database_url, broker_url, broker_max_events, broker_max_bytes, allow_anonymous, \
+         rate_limit_requests, rate_limit_requests_burst, rate_limit_events, rate_limit_events_burst, queue_max_size, otlp_endpoint, \
          otlp_sample_ratio"
     );
     assert_eq!(

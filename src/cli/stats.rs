@@ -32,7 +32,27 @@ pub(super) struct Counters {
     topics: Vec<String>,
     topics_total: Option<u64>,
     queue_size: u64,
+    broker: Option<Broker>,
     uptime_human: String,
+}
+
+/// What it says about the broker, if there is one.
+#[derive(Clone, Debug, Deserialize)]
+struct Broker {
+    connected: bool,
+    queued: u64,
+    dead: u64,
+}
+
+impl Broker {
+    fn shown(&self) -> String {
+        let state = if self.connected { "" } else { ", not connected" };
+        format!(
+            "{} events queued, {} dead letters{state}",
+            grouped(self.queued),
+            grouped(self.dead)
+        )
+    }
 }
 
 impl Counters {
@@ -68,18 +88,25 @@ fn table(counters: &Counters) -> String {
     if topics > shown as u64 {
         names.push_str(", …");
     }
-    output::columns([
-        ("received", grouped(counters.received)),
-        ("unique processed", grouped(counters.unique_processed)),
-        (
-            "duplicates dropped",
-            format!("{} ({rate:.1} %)", grouped(counters.duplicate_dropped)),
-        ),
-        ("conflicts", grouped(counters.conflicts)),
-        ("queue size", grouped(counters.queue_size)),
-        ("uptime", counters.uptime_human.clone()),
-        ("topics", format!("{} ({names})", grouped(topics))),
-    ])
+    let broker = counters.broker.as_ref().map(|broker| ("broker", broker.shown()));
+    output::columns(
+        [
+            ("received", grouped(counters.received)),
+            ("unique processed", grouped(counters.unique_processed)),
+            (
+                "duplicates dropped",
+                format!("{} ({rate:.1} %)", grouped(counters.duplicate_dropped)),
+            ),
+            ("conflicts", grouped(counters.conflicts)),
+            ("queue size", grouped(counters.queue_size)),
+        ]
+        .into_iter()
+        .chain(broker)
+        .chain([
+            ("uptime", counters.uptime_human.clone()),
+            ("topics", format!("{} ({names})", grouped(topics))),
+        ]),
+    )
 }
 
 #[cfg(test)]
@@ -96,6 +123,11 @@ mod tests {
             topics: vec!["a".to_owned(), "b".to_owned()],
             topics_total: None,
             queue_size: 0,
+            broker: Some(Broker {
+                connected: false,
+                queued: 1_200,
+                dead: 3,
+            }),
             uptime_human: "1h 0m 0s".to_owned(),
         };
         assert_eq!(
@@ -105,6 +137,7 @@ mod tests {
              duplicates dropped  500 (33.3 %)\n\
              conflicts           2\n\
              queue size          0\n\
+             broker              1,200 events queued, 3 dead letters, not connected\n\
              uptime              1h 0m 0s\n\
              topics              2 (a, b)\n"
         );

@@ -5,12 +5,30 @@ use std::time::Duration;
 
 /// Exponential back-off with full jitter: a wait is anything from nothing to a bound that doubles with each failure,
 /// so that many clients do not come back at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Backoff {
     failures: u32,
+    first: Duration,
+    most: Duration,
+}
+
+impl Default for Backoff {
+    /// That of the subcommands.
+    fn default() -> Self {
+        Self::between(CLIENT_BACKOFF_FIRST, CLIENT_BACKOFF_MOST)
+    }
 }
 
 impl Backoff {
+    /// With a bound that grows from `first` to `most`.
+    pub fn between(first: Duration, most: Duration) -> Self {
+        Self {
+            failures: 0,
+            first,
+            most,
+        }
+    }
+
     /// How long to wait after one more failure; at least what the server asked for, up to
     /// [`CLIENT_RETRY_AFTER_MOST`].
     pub fn next_wait(&mut self, retry_after: Option<Duration>) -> Duration {
@@ -31,9 +49,9 @@ impl Backoff {
     }
 
     fn bound(&self) -> Duration {
-        CLIENT_BACKOFF_FIRST
+        self.first
             .saturating_mul(1 << self.failures.min(16))
-            .min(CLIENT_BACKOFF_MOST)
+            .min(self.most)
     }
 }
 

@@ -97,9 +97,25 @@ pub const SETTINGS: &[Setting] = &[
         name: "BROKER_URL",
         flag: "broker-url",
         default: None,
-        help: "A Redis server that takes events in; not in this version",
-        allowed: "nothing, in this version",
+        help: "A Redis server, version 7 or newer, that holds what is published with ack=queued until it is committed",
+        allowed: "redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS",
         value_name: "URL",
+    },
+    Setting {
+        name: "BROKER_MAX_EVENTS",
+        flag: "broker-max-events",
+        default: Some("1000000"),
+        help: "Events that the broker may hold, dead letters included; beyond it publishes with ack=queued are refused",
+        allowed: "a whole number above 0",
+        value_name: "EVENTS",
+    },
+    Setting {
+        name: "BROKER_MAX_BYTES",
+        flag: "broker-max-bytes",
+        default: Some("536870912"),
+        help: "Bytes of events that the broker may hold, dead letters included; likewise",
+        allowed: "a whole number above 0",
+        value_name: "BYTES",
     },
     Setting {
         name: "ALLOW_ANONYMOUS",
@@ -169,6 +185,8 @@ pub const SETTINGS: &[Setting] = &[
 
 /// The settings that commands on the files of a store take.
 const STORE_SETTINGS: &[&str] = &["DATABASE_PATH"];
+/// The settings that commands on a broker take.
+const BROKER_SETTINGS: &[&str] = &["BROKER_URL"];
 
 const ENV_FILE: &str = "env-file";
 const CONFIG_FILE: &str = "config";
@@ -212,6 +230,10 @@ pub struct Arguments {
 /// The part of [`Arguments`] that tells where a store is.
 #[derive(Clone, Debug, Default)]
 pub struct StoreArguments(pub Arguments);
+
+/// The part of [`Arguments`] that tells where the broker is.
+#[derive(Clone, Debug, Default)]
+pub struct BrokerArguments(pub Arguments);
 
 impl Arguments {
     fn augment(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
@@ -270,26 +292,34 @@ impl clap::FromArgMatches for Arguments {
     }
 }
 
-impl clap::Args for StoreArguments {
-    fn augment_args(command: Command) -> Command {
-        let settings = SETTINGS
-            .iter()
-            .filter(|setting| STORE_SETTINGS.contains(&setting.name));
-        Arguments::augment(command, settings)
-    }
+/// Makes a type a group of the flags of some settings.
+macro_rules! some_settings {
+    ($arguments:ident, $names:ident) => {
+        impl clap::Args for $arguments {
+            fn augment_args(command: Command) -> Command {
+                let settings = SETTINGS
+                    .iter()
+                    .filter(|setting| $names.contains(&setting.name));
+                Arguments::augment(command, settings)
+            }
 
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
+            fn augment_args_for_update(command: Command) -> Command {
+                Self::augment_args(command)
+            }
+        }
+
+        impl clap::FromArgMatches for $arguments {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok(Self(Arguments::from_matches(matches)))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                self.0 = Arguments::from_matches(matches);
+                Ok(())
+            }
+        }
+    };
 }
 
-impl clap::FromArgMatches for StoreArguments {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Ok(Self(Arguments::from_matches(matches)))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0 = Arguments::from_matches(matches);
-        Ok(())
-    }
-}
+some_settings!(StoreArguments, STORE_SETTINGS);
+some_settings!(BrokerArguments, BROKER_SETTINGS);

@@ -306,6 +306,8 @@ impl IntoResponses for PublishProblems {
             Kind::QueueFull,
             Kind::Overloaded,
             Kind::StoreUnavailable,
+            Kind::BrokerFull,
+            Kind::BrokerUnavailable,
             Kind::Stopping,
         ])
     }

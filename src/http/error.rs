@@ -4,6 +4,7 @@
 //! server is logged where it is noticed and never shown beyond a sentence.
 
 use crate::{
+    broker::QueueError,
     event::{ParseError, ParseErrorKind},
     ingest::SubmitError,
     limits::RETRY_AFTER_SECONDS,
@@ -43,13 +44,15 @@ pub(crate) enum Kind {
     QueueFull,
     Overloaded,
     StoreUnavailable,
+    BrokerFull,
+    BrokerUnavailable,
     Stopping,
     Internal,
 }
 
 impl Kind {
     /// All kinds, in the order of their status.
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::NotJson,
         Self::BrokenBody,
         Self::BrokenCompression,
@@ -73,6 +76,8 @@ impl Kind {
         Self::QueueFull,
         Self::Overloaded,
         Self::StoreUnavailable,
+        Self::BrokerFull,
+        Self::BrokerUnavailable,
         Self::Stopping,
     ];
 
@@ -143,7 +148,7 @@ impl Kind {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too-many-events",
                 "The request has too many events",
-                "The request has more events than the queue (`QUEUE_MAX_SIZE`) or a rate limit takes at once. Send it in parts.",
+                "The request has more events than the queue (`QUEUE_MAX_SIZE`), the broker or a rate limit takes at once. Send it in parts.",
             ),
             Self::UnsupportedMediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -216,6 +221,18 @@ impl Kind {
                 "store-unavailable",
                 "The store cannot commit",
                 "The store did not take the events; `GET /health` says why. Sending them again is safe.",
+            ),
+            Self::BrokerFull => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "broker-full",
+                "The broker is full",
+                "The broker holds as much as it may. Nothing of the request is queued; send it again after `Retry-After`.",
+            ),
+            Self::BrokerUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "broker-unavailable",
+                "The broker is not available",
+                "The broker did not take the events, or did not say so. Sending them again, also without `ack=queued`, is safe.",
             ),
             Self::Stopping => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -358,6 +375,17 @@ impl From<SubmitError> for Problem {
             SubmitError::QueueFull => Kind::QueueFull,
             SubmitError::Store(_) => Kind::StoreUnavailable,
             SubmitError::Stopping => Kind::Stopping,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<QueueError> for Problem {
+    fn from(error: QueueError) -> Self {
+        let kind = match error {
+            QueueError::Full { .. } => Kind::BrokerFull,
+            QueueError::TooLarge { .. } => Kind::TooManyEvents,
+            QueueError::Unavailable(_) => Kind::BrokerUnavailable,
         };
         Self::new(kind, error.to_string())
     }

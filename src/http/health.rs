@@ -1,7 +1,7 @@
 //! `GET /health`, `/readyz` and `/livez`: whether the store can commit, and whether a restart would help.
 
 use super::{App, admission::Detailed, documents::ParameterProblems, error::Problem, parameters::Parameters};
-use crate::limits::RETRY_AFTER_SECONDS;
+use crate::{broker::Broker, limits::RETRY_AFTER_SECONDS};
 use axum::{
     extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
@@ -31,9 +31,34 @@ pub(crate) struct HealthBody {
     /// The server's clock, in UTC with microseconds.
     #[schema(format = "date-time")]
     timestamp: String,
+    /// The broker, on a server that has one. It has no part in `status`: without it everything but `ack=queued` goes on.
+    /// Only for who may come in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broker: Option<BrokerHealth>,
     /// When unhealthy: what is wrong and what to do. Only for who may come in.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+}
+
+/// The state of the broker.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BrokerHealth {
+    /// `healthy` when it takes events, or `unhealthy`.
+    #[schema(value_type = String)]
+    status: &'static str,
+    /// When unhealthy: what is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl BrokerHealth {
+    fn of(broker: &Broker) -> Self {
+        let reason = broker.trouble();
+        Self {
+            status: word(reason.is_none()),
+            reason,
+        }
+    }
 }
 
 /// Whether the store can commit
@@ -142,6 +167,7 @@ fn answer(app: &App, reason: Option<String>, detailed: bool) -> Response {
         status: word(healthy),
         consumer_running: app.health.committer_running(),
         queue_size: detailed.then(|| app.ingest.queued_events()),
+        broker: app.broker.as_ref().filter(|_| detailed).map(BrokerHealth::of),
         timestamp: now(),
         reason: reason.filter(|_| detailed),
     });

@@ -136,8 +136,8 @@ struct RouteLabels {
 }
 
 /// The statuses that answers have; any other one costs a look-up.
-const STATUSES: [u16; 15] = [
-    200, 303, 400, 401, 403, 404, 405, 408, 413, 415, 422, 426, 429, 500, 503,
+const STATUSES: [u16; 16] = [
+    200, 202, 303, 400, 401, 403, 404, 405, 408, 413, 415, 422, 426, 429, 500, 503,
 ];
 
 /// All metrics of a server.
@@ -170,6 +170,9 @@ impl Metrics {
             durations.clone(),
         );
         gathered.ingest().figures().register(registry);
+        if let Some(broker) = gathered.broker() {
+            broker.figures().register(registry);
+        }
         queries.register(registry);
         callers.register(registry);
         registry.register_collector(Box::new(gathered));

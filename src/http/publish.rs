@@ -1,5 +1,5 @@
 //! `POST /publish` and `POST /publish/batch`: bytes become a batch, the batch is committed, the answer says exactly
-//! what became of it.
+//! what became of it. Or it is queued in the broker, for a client that asked for it.
 
 use super::{
     App,
@@ -20,7 +20,7 @@ use crate::{
 };
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, StatusCode, header},
     response::Response,
 };
 use serde::Serialize;
@@ -95,11 +95,33 @@ pub(crate) enum PublishInput {
 }
 
 /// When a publish is answered.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[allow(dead_code, reason = "describes what `options` reads")]
 enum Ack {
     Committed,
+    Queued,
+}
+
+/// What the query of a publish asks for.
+struct Options {
+    ack: Ack,
+    results: bool,
+}
+
+/// How many of a request's events the broker has: all of them.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Queued, example = json!({
+    "received": 3,
+    "queued": 3,
+    "message": "Received 3 events, queued 3"
+}))]
+pub(crate) struct QueuedBody {
+    /// Events in the request.
+    received: usize,
+    /// Those that the broker has, to be committed soon; which of them are duplicates is found out then.
+    queued: usize,
+    /// The same in words.
+    message: String,
 }
 
 /// What became of a request's events. `received` = `accepted` + `duplicates`.
@@ -205,7 +227,7 @@ enum ContentEncoding {
     tag = "Publish",
     params(
         ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
-        ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+        ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default: when the events are in the store. `queued`, only on a server with a broker: when the broker has them; not together with `results=true`."),
         BodyHeaders,
     ),
     request_body(
@@ -214,6 +236,7 @@ enum ContentEncoding {
     ),
     responses(
         (status = 200, description = "All events are committed, or were there already.", body = PublishedBody),
+        (status = 202, description = "With `ack=queued`: the broker has all events. They are committed soon, also when the store is away now.", body = QueuedBody),
         PublishProblems,
     ),
 )]
@@ -239,12 +262,13 @@ pub(super) async fn publish(
     tag = "Publish",
     params(
         ("results" = Option<bool>, Query, description = "Whether the answer says for each event what became of it. Default: false."),
-        ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default and the only choice without a broker: when the events are in the store."),
+        ("ack" = inline(Option<Ack>), Query, description = "When to answer. `committed`, the default: when the events are in the store. `queued`, only on a server with a broker: when the broker has them; not together with `results=true`."),
         BodyHeaders,
     ),
     request_body(description = "At most 16 MiB, also once it is decompressed.", content = EventsInput, content_type = "application/json"),
     responses(
         (status = 200, description = "All events are committed, or were there already.", body = PublishedBody),
+        (status = 202, description = "With `ack=queued`: the broker has all events. They are committed soon, also when the store is away now.", body = QueuedBody),
         PublishProblems,
     ),
 )]
@@ -263,7 +287,7 @@ pub(super) async fn publish_batch(
 
 async fn accept(app: &App, sender: &Sender, request: Request, shape: Shape) -> Result<Response, Problem> {
     let coding = codings::of_body(request.headers())?;
-    let with_results = options(request.uri().query())?;
+    let Options { ack, results } = options(request.uri().query(), app.broker.is_some())?;
     let (mut body, mut room) = app.bodies.read(request.into_body(), app.patience).await?;
     if let Some(coding) = coding {
         (body, room) = app.bodies.decompress(coding, body, room, app.patience).await?;
@@ -271,7 +295,7 @@ async fn accept(app: &App, sender: &Sender, request: Request, shape: Shape) -> R
     let (batch, room) = parse(app, body, room, shape).await?;
     check_topics(&sender.caller, &batch)?;
     // Before the events are stored: afterwards it is too late to refuse the request.
-    let results = match with_results {
+    let results = match results {
         true => {
             // The names in the answer are never longer than in the body.
             let bytes = batch.bytes() + batch.len() * answers::ENTRY_BYTES;
@@ -279,14 +303,33 @@ async fn accept(app: &App, sender: &Sender, request: Request, shape: Shape) -> R
         }
         false => None,
     };
-    sender.take_events(batch.len())?;
-    let mut span = app.tracer.child("commit");
+    let events = batch.len();
+    sender.take_events(events)?;
+    let is_queued = ack == Ack::Queued;
+    let mut span = app.tracer.child(if is_queued { "queue" } else { "commit" });
     if let Some(span) = &mut span {
-        span.number("oncelog.events", batch.len() as u64);
+        span.number("oncelog.events", events as u64);
     }
-    let outcome = app.ingest.submit(batch, room).await;
+    let response = match (ack, &app.broker) {
+        (Ack::Queued, Some(broker)) => {
+            broker.queue(batch).await?;
+            drop(room);
+            queued(events)
+        }
+        _ => commit(app, batch, room, results).await?,
+    };
     drop(span);
-    match outcome {
+    Ok(response)
+}
+
+/// Has a batch committed and says what became of it.
+async fn commit(
+    app: &App,
+    batch: Batch,
+    room: OwnedSemaphorePermit,
+    results: Option<Results>,
+) -> Result<Response, Problem> {
+    match app.ingest.submit(batch, room).await {
         Ok(BatchOutcome::Committed(placed)) => answer(&placed, results),
         Ok(BatchOutcome::TooManyTopics { event }) => Err(Problem::at(
             Kind::TooManyTopics,
@@ -319,29 +362,44 @@ fn check_topics(caller: &Caller, batch: &Batch) -> Result<(), Problem> {
 }
 
 /// Reads `results` and `ack`.
-fn options(query: Option<&str>) -> Result<bool, Problem> {
+fn options(query: Option<&str>, has_broker: bool) -> Result<Options, Problem> {
+    let mut options = Options {
+        ack: Ack::Committed,
+        results: false,
+    };
     if query.is_none() {
-        return Ok(false);
+        return Ok(options);
     }
     let mut parameters = Parameters::parse(query, &["results", "ack"])?;
-    match parameters.take("ack").as_deref() {
-        None | Some("committed") => {}
-        Some("queued") => {
-            return Err(Problem::parameter(
-                "ack",
-                "this server has no broker that could hold the events; leave it out or use committed",
-            ));
-        }
-        Some(other) => {
-            return Err(Problem::parameter(
-                "ack",
-                format!("committed is needed, not {other:?}"),
-            ));
-        }
-    }
-    Ok(parameters
+    let words = [("committed", Ack::Committed), ("queued", Ack::Queued)];
+    options.ack = parameters.word("ack", &words)?.unwrap_or(options.ack);
+    options.results = parameters
         .word("results", &[("true", true), ("false", false)])?
-        .unwrap_or(false))
+        .unwrap_or(options.results);
+    match options {
+        Options { ack: Ack::Queued, .. } if !has_broker => Err(Problem::parameter(
+            "ack",
+            "this server has no broker that could hold the events; leave it out or use committed",
+        )),
+        Options {
+            ack: Ack::Queued,
+            results: true,
+        } => Err(Problem::parameter(
+            "results",
+            "with ack=queued the answer leaves before anybody knows what becomes of the events; leave one of the two out",
+        )),
+        options => Ok(options),
+    }
+}
+
+fn queued(events: usize) -> Response {
+    let mut response = super::json(&QueuedBody {
+        received: events,
+        queued: events,
+        message: format!("Received {events} events, queued {events}"),
+    });
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
 }
 
 async fn parse(
@@ -368,10 +426,10 @@ fn names(batch: &Batch) -> Vec<(String, String)> {
         .collect()
 }
 
-fn answer(
-    placed: &[Placed],
-    results: Option<(Vec<(String, String)>, Reservation)>,
-) -> Result<Response, Problem> {
+/// Topic and id of each event of a request, and the room for an answer with them.
+type Results = (Vec<(String, String)>, Reservation);
+
+fn answer(placed: &[Placed], results: Option<Results>) -> Result<Response, Problem> {
     let count = |outcome| placed.iter().filter(|placed| placed.outcome == outcome).count();
     let received = placed.len();
     let conflicts = count(Outcome::Conflict);

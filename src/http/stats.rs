@@ -9,7 +9,7 @@ use super::{
     error::Problem,
     parameters::Parameters,
 };
-use crate::limits::MAX_STATS_TOPICS;
+use crate::{broker::Broker, limits::MAX_STATS_TOPICS};
 use axum::{
     extract::{RawQuery, State},
     response::Response,
@@ -46,10 +46,35 @@ pub(crate) struct StatsBody {
     topics_total: u64,
     /// Events that wait for their commit.
     queue_size: usize,
+    /// The broker; only on a server that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broker: Option<BrokerStats>,
     /// Seconds since the server started.
     uptime_seconds: u64,
     /// The same in words.
     uptime_human: String,
+}
+
+/// What the broker holds. The numbers are a second old, or as old as the last look at it when it is not connected.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BrokerStats {
+    /// Whether the broker takes events now.
+    connected: bool,
+    /// Events in the broker that wait for their commit.
+    queued: u64,
+    /// Dead letters: events that could not be committed, kept in the broker. `oncelog broker dead list` shows them.
+    dead: u64,
+}
+
+impl BrokerStats {
+    fn of(broker: &Broker) -> Self {
+        let status = broker.status();
+        Self {
+            connected: broker.trouble().is_none(),
+            queued: status.queued_events,
+            dead: status.dead,
+        }
+    }
 }
 
 /// Read the counters
@@ -89,6 +114,7 @@ pub(super) async fn stats(
                 topics: topics.into_iter().map(|status| status.topic).collect(),
                 topics_total: totals.topics,
                 queue_size: app_there.ingest.queued_events(),
+                broker: app_there.broker.as_ref().map(BrokerStats::of),
                 uptime_seconds,
                 uptime_human: uptime_human(uptime_seconds),
             };

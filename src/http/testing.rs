@@ -4,12 +4,12 @@ use super::{Api, Parts, Timeouts};
 use crate::{
     access::{Gate, KeyFile, Limits},
     committer::{self, Committers},
-    event::{Batch, Identity, Instant, Outcome, Seq},
+    event::{Batch, Fence, Identity, Instant, Outcome, Seq},
     health::Health,
     index::Figures,
     ingest::{self, Ingest},
     store::{
-        BatchOutcome, Branch, CommitError, Frontier, Gauges, Order, Page, Placed, Query, ReadError, Store,
+        BatchOutcome, Branch, CommitError, Fences, Frontier, Gauges, Order, Page, Placed, Query, ReadError, Store,
         StoredEvent, TopicFilter, TopicStatus, Totals, Writer,
     },
     wakeup::Wakeup,
@@ -47,6 +47,7 @@ struct State {
     events: Vec<(StoredEvent, i64, u64)>,
     duplicates: BTreeMap<String, (u64, u64)>,
     fault: Fault,
+    fences: Fences,
     scan_rows: Option<usize>,
     pages: usize,
 }
@@ -59,6 +60,8 @@ pub(crate) enum Fault {
     None,
     /// Commits fail.
     Commits,
+    /// Commits with an event of the id `poison` fail.
+    Poison,
     /// The next event has one topic too many.
     Topics,
     /// Reads fail.
@@ -75,6 +78,19 @@ impl FakeStore {
     /// Makes something fail from now on.
     pub(crate) fn set_fault(&self, fault: Fault) {
         self.lock().fault = fault;
+    }
+
+    /// As if somebody had committed under this lease.
+    pub(crate) fn know(&self, fence: Fence) {
+        let known = self.lock().fences.admit(Some(fence));
+        assert_eq!(known, Ok(()));
+    }
+
+    /// Topic and id of each event, in the order in which they were committed.
+    pub(crate) fn identities(&self) -> Vec<(String, String)> {
+        let state = self.lock();
+        let identity = |event: &StoredEvent| (event.topic.clone(), event.event_id.clone());
+        state.events.iter().map(|(event, ..)| identity(event)).collect()
     }
 
     /// A page looks at no more than this many rows.
@@ -102,11 +118,20 @@ impl Writer for FakeWriter {
                     .map(|_| BatchOutcome::TooManyTopics { event: 0 })
                     .collect());
             }
+            Fault::Poison => {
+                let mut events = batches.iter().flat_map(|batch| batch.events());
+                if events.any(|event| event.event_id == "poison") {
+                    return Err(CommitError::Unavailable("it does not like an event".to_owned()));
+                }
+            }
             Fault::None | Fault::Reads => {}
         }
         Ok(batches
             .iter()
-            .map(|batch| BatchOutcome::Committed(batch.events().map(|event| state.store(&event)).collect()))
+            .map(|batch| match state.fences.admit(batch.fence()) {
+                Ok(()) => BatchOutcome::Committed(batch.events().map(|event| state.store(&event)).collect()),
+                Err(newest) => BatchOutcome::Fenced { newest },
+            })
             .collect())
     }
 
@@ -398,6 +423,7 @@ impl Fixture {
         let api = Api::new(Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             ingest: ingest.clone(),
+            broker: None,
             wakeup,
             health: health.clone(),
             stopping,

@@ -44,6 +44,8 @@ impl Running {
             wakeup: Wakeup::new(0),
             ingest,
             queue,
+            broker: None,
+            consuming: None,
             health: Health::default(),
             gate: open_gate(),
             tracer: crate::traces::Tracer::default(),

@@ -11,6 +11,7 @@ mod mount;
 mod oracle;
 mod postgres;
 mod proxy;
+mod redis;
 mod server;
 
 pub(crate) use authority::{Authority, Pair};
@@ -21,6 +22,7 @@ pub(crate) use mount::{Ballast, Mount};
 pub(crate) use oracle::{Checked, Moment, Oracle, StoreKind, verify};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use proxy::{Cut, Proxy};
+pub(crate) use redis::Redis;
 pub(crate) use server::{FailedStart, Folder, Server, oncelog, pipe, run, run_with_input, shell};
 
 use std::time::{Duration, Instant};

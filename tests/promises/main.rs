@@ -12,6 +12,7 @@ mod harness;
 
 mod backup;
 mod bad_input;
+mod broker;
 mod cli_end_to_end;
 mod cluster;
 mod compressed_answers;

@@ -1,7 +1,7 @@
 //! The metrics are what Prometheus expects, bounded in number, and what the dashboard and the alerts in `deploy/` use.
 //! Checked with the real `promtool` against the real program.
 
-use crate::harness::{Client, Event, Server, run_with_input, shell};
+use crate::harness::{Client, Event, Redis, Server, eventually, run_with_input, shell};
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
 /// In the checkout.
@@ -13,7 +13,10 @@ fn deployed(path: &str) -> PathBuf {
 
 /// A server that has stored events, dropped duplicates, refused a request and answered queries.
 fn busy_server() -> Server {
-    let server = Server::start();
+    kept_busy(Server::start())
+}
+
+fn kept_busy(server: Server) -> Server {
     let mut client = server.client();
     let hard = "quoted \"topic\" with \\ and\na line break";
     client.publish(&[Event::new("t", "1"), Event::new("t", "1"), Event::new(hard, "1")]);
@@ -40,7 +43,8 @@ fn sample(text: &str, series: &str) -> f64 {
 
 #[test]
 fn promtool_has_nothing_to_say_about_them() {
-    let server = busy_server();
+    let redis = Redis::start();
+    let server = kept_busy(Server::start_with(&[("BROKER_URL", &redis.url())]));
     let text = metrics(&mut server.client());
     let checked = run_with_input(
         Command::new("promtool").args(["check", "metrics"]),
@@ -126,6 +130,60 @@ fn what_is_published_and_read_is_measured() {
 }
 
 #[test]
+fn what_goes_through_the_broker_is_measured() {
+    let redis = Redis::start();
+    redis.occupy();
+    let settings = [("BROKER_URL", redis.url()), ("BROKER_MAX_EVENTS", "5".to_owned())];
+    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let server = Server::start_with(&settings);
+    let mut client = server.client();
+    let events: Vec<_> = ["1", "2", "3"].iter().map(|id| Event::new("t", id)).collect();
+    for status in [202, 503] {
+        let answer = client.post("/publish?ack=queued", "application/json", &Event::array(&events));
+        assert_eq!(answer.status, status);
+    }
+    let no_event = ["XADD", "{oncelog}:stream:5", "*", "name", "value"];
+    let _: String = redis.call(&no_event);
+    let mut settle = |expected: &[(&str, f64)]| {
+        eventually("the metrics follow", || {
+            let text = metrics(&mut client);
+            let wrong = expected
+                .iter()
+                .find(|(series, value)| sample(&text, series) != *value);
+            wrong.is_none().then_some(text)
+        })
+    };
+    let text = settle(&[
+        ("oncelog_broker_queued_events", 3.0),
+        ("oncelog_broker_leases", 0.0),
+        ("oncelog_broker_publishes_total{result=\"queued\"}", 1.0),
+        ("oncelog_broker_publishes_total{result=\"full\"}", 1.0),
+        ("oncelog_broker_publishes_total{result=\"unavailable\"}", 0.0),
+        ("oncelog_broker_consumed_events_total", 0.0),
+        ("oncelog_broker_limit_events", 5.0),
+        ("oncelog_broker_connected", 1.0),
+    ]);
+    assert!(sample(&text, "oncelog_broker_queued_bytes") > 300.0, "{text}");
+    eventually("time passes", || {
+        (sample(&metrics(&mut server.client()), "oncelog_broker_lag_seconds") > 0.1).then_some(())
+    });
+    redis.give_free();
+    settle(&[
+        ("oncelog_broker_queued_events", 0.0),
+        ("oncelog_broker_queued_bytes", 0.0),
+        ("oncelog_broker_lag_seconds", 0.0),
+        ("oncelog_broker_leases", 16.0),
+        ("oncelog_broker_consumed_events_total", 3.0),
+        ("oncelog_broker_commits_total", 1.0),
+        ("oncelog_broker_redelivered_entries_total", 1.0),
+        ("oncelog_broker_buried_letters_total", 1.0),
+        ("oncelog_broker_dead_letters", 1.0),
+    ]);
+    redis.kill9();
+    settle(&[("oncelog_broker_connected", 0.0)]);
+}
+
+#[test]
 fn the_number_of_topics_with_metrics_is_bounded() {
     let server = Server::start();
     let mut client = server.client();
@@ -188,7 +246,8 @@ fn the_alerts_fire_when_they_should() {
 /// A panel or an alert on a metric that is misspelt, or was renamed, shows and says nothing, for ever.
 #[test]
 fn what_the_dashboard_and_the_alerts_ask_for_is_there() {
-    let server = busy_server();
+    let redis = Redis::start();
+    let server = kept_busy(Server::start_with(&[("BROKER_URL", &redis.url())]));
     let text = metrics(&mut server.client());
     let there: BTreeSet<&str> = text
         .lines()

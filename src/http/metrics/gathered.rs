@@ -2,6 +2,7 @@
 //! then, and what the store knows survives restarts.
 
 use crate::{
+    broker::Broker,
     health::Health,
     http::{answers::AnswerRoom, body::BodyRoom},
     index::Figures,
@@ -25,6 +26,7 @@ const OTHER_TOPICS: &str = "other";
 pub(crate) struct Gathered {
     store: Facade<Arc<dyn Store>>,
     ingest: Facade<Ingest>,
+    broker: Option<Broker>,
     health: Health,
     bodies: BodyRoom,
     answers: AnswerRoom,
@@ -36,6 +38,7 @@ impl Gathered {
     pub(crate) fn new(
         store: Arc<dyn Store>,
         ingest: Ingest,
+        broker: Option<Broker>,
         health: Health,
         bodies: BodyRoom,
         answers: AnswerRoom,
@@ -44,6 +47,7 @@ impl Gathered {
         Self {
             store: Facade(store),
             ingest: Facade(ingest),
+            broker,
             health,
             bodies,
             answers,
@@ -53,6 +57,10 @@ impl Gathered {
 
     pub(super) fn ingest(&self) -> &Ingest {
         &self.ingest.0
+    }
+
+    pub(super) fn broker(&self) -> Option<&Broker> {
+        self.broker.as_ref()
     }
 }
 
@@ -68,6 +76,9 @@ impl<T> std::fmt::Debug for Facade<T> {
 impl Collector for Gathered {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         self.of_this_process(&mut encoder)?;
+        if let Some(broker) = &self.broker {
+            of_broker(&mut encoder, broker)?;
+        }
         // Whoever watches needs the rest most when the store is away.
         let stored = self.store.0.first_topics(MAX_METRIC_TOPICS);
         match stored.and_then(|counted| Ok((counted, self.store.0.gauges()?))) {
@@ -191,6 +202,65 @@ impl Gathered {
         }
         Ok(())
     }
+}
+
+/// What the broker holds, as of the last second.
+fn of_broker(encoder: &mut DescriptorEncoder, broker: &Broker) -> Result<(), std::fmt::Error> {
+    let status = broker.status();
+    let config = broker.config();
+    for (name, help, unit, value) in [
+        (
+            "broker_connected",
+            "1 when the broker takes events",
+            None,
+            u64::from(broker.trouble().is_none()),
+        ),
+        (
+            "broker_queued_events",
+            "Events in the broker that wait for their commit",
+            None,
+            status.queued_events,
+        ),
+        (
+            "broker_queued",
+            "Their text",
+            Some(Unit::Bytes),
+            status.queued_bytes,
+        ),
+        (
+            "broker_limit_events",
+            "Events that the broker may hold, dead letters included",
+            None,
+            config.max_events,
+        ),
+        (
+            "broker_limit",
+            "Text of events that the broker may hold, dead letters included",
+            Some(Unit::Bytes),
+            config.max_bytes,
+        ),
+        (
+            "broker_dead_letters",
+            "Events in the broker that could not be committed",
+            None,
+            status.dead,
+        ),
+        (
+            "broker_leases",
+            "Partitions of the broker that this instance consumes",
+            None,
+            status.leases,
+        ),
+    ] {
+        gauge(encoder, name, help, unit.as_ref(), value)?;
+    }
+    gauge(
+        encoder,
+        "broker_lag",
+        "How long the oldest events in the broker have waited for their commit",
+        Some(&Unit::Seconds),
+        status.lag.as_secs_f64(),
+    )
 }
 
 /// What the index knows.

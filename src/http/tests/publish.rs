@@ -76,7 +76,7 @@ async fn wrong_parameters_are_refused_before_anything_is_stored() {
         ),
         ("results=true&results=true", "results: given more than once"),
         ("ack=queued", "ack: this server has no broker"),
-        ("ack=never", "ack: committed is needed, not \"never\""),
+        ("ack=never", "ack: committed or queued is needed, not \"never\""),
     ] {
         let answer = fixture
             .post(&format!("/publish?{query}"), event("t", "1").to_string())

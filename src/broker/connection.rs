@@ -1,0 +1,364 @@
+//! Connections to Redis, and whether there are any.
+//!
+//! The keeper alone connects, with growing waits; all others take what it has made ([`Link`]) and are told at once when
+//! there is none, so that no request waits for a Redis that is away and no crowd of them asks it to come back.
+
+use super::{keys::Keys, scripts::Scripts, url::BrokerUrl};
+use crate::limits::{BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_CONNECTIONS, BROKER_PARTITIONS};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::sync::{Notify, watch};
+
+/// The oldest Redis that has all that is used: XAUTOCLAIM that leaves deleted entries out, and scripts whose effects
+/// are written to the append-only file as one.
+const OLDEST_VERSION: u32 = 7;
+
+/// The state of the connections: they are there, or why they are not.
+type State = Result<Arc<Connections>, String>;
+
+/// What all but the keeper know of the connections. Clones know the same.
+#[derive(Clone)]
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    doubted: Arc<Notify>,
+}
+
+/// The keeper's end of the [`Link`].
+pub(super) struct LinkState {
+    state: watch::Sender<State>,
+    doubted: Arc<Notify>,
+}
+
+/// A link that is down.
+pub(super) fn link() -> (Link, LinkState) {
+    let (sender, state) = watch::channel(Err("not connected yet".to_owned()));
+    let doubted = Arc::new(Notify::new());
+    let link = Link {
+        state,
+        doubted: Arc::clone(&doubted),
+    };
+    (
+        link,
+        LinkState {
+            state: sender,
+            doubted,
+        },
+    )
+}
+
+impl Link {
+    /// The connections, or why there are none.
+    pub(super) fn connections(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until there are connections. Never ends once the keeper is gone.
+    pub(super) async fn up(&mut self) {
+        if self.state.wait_for(Result::is_ok).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Something went wrong that may mean that the connections are lost: the keeper is to look at once.
+    pub(super) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+}
+
+impl LinkState {
+    pub(super) fn up(&self, connections: Arc<Connections>) {
+        // What it replaces is of no interest.
+        let _ = self.state.send_replace(Ok(connections));
+    }
+
+    pub(super) fn down(&self, reason: String) {
+        let _ = self.state.send_replace(Err(reason));
+    }
+
+    /// Ends when somebody doubts the connections.
+    pub(super) async fn doubted(&self) {
+        self.doubted.notified().await;
+    }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ConnectError {
+    /// Redis cannot be reached, or not yet: it is worth trying again.
+    Away(String),
+    /// Redis answers, but is none that can be used.
+    Unusable(String),
+}
+
+impl From<RedisError> for ConnectError {
+    fn from(error: RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => {
+                Self::Unusable(error.to_string())
+            }
+            _ => Self::Away(error.to_string()),
+        }
+    }
+}
+
+/// Makes connections to one Redis for one store.
+pub(super) struct Connector {
+    url: BrokerUrl,
+    /// The store's id; without it, any is good enough.
+    store: Option<String>,
+    /// What was warned of, so that it is not said again with each connection.
+    warned: Mutex<Vec<String>>,
+}
+
+impl Connector {
+    pub(super) fn new(url: &BrokerUrl, store: u128) -> Self {
+        Self {
+            url: url.clone(),
+            store: Some(format!("{store:032x}")),
+            warned: Mutex::default(),
+        }
+    }
+
+    /// For who changes nothing that belongs to a store alone.
+    pub(super) fn for_any_store(url: &BrokerUrl) -> Self {
+        Self {
+            url: url.clone(),
+            store: None,
+            warned: Mutex::default(),
+        }
+    }
+
+    pub(super) fn url(&self) -> &BrokerUrl {
+        &self.url
+    }
+
+    /// Connects, checks that this Redis can be used, and sets it up if it is new.
+    pub(super) async fn connect(&self) -> Result<Arc<Connections>, ConnectError> {
+        let client = self.url.client()?;
+        let mut first = open(&client).await?;
+        let mut warnings = check_version(&mut first).await?;
+        let (store, partitions) = set_up(&mut first, self.store.as_deref()).await?;
+        if let Some(ours) = self.store.as_ref().filter(|ours| **ours != store) {
+            return Err(ConnectError::Unusable(format!(
+                "it holds the events of another store ({store}, this is {ours}); give each its own Redis, or its own \
+                 database of one (redis://HOST/1)"
+            )));
+        }
+        if self.store.is_some() {
+            warnings.extend(persistence(&mut first).await?);
+            self.warn(warnings);
+        }
+        let scripts = Scripts::new();
+        scripts.load(&mut first).await?;
+        let mut shared = vec![first];
+        while shared.len() < BROKER_CONNECTIONS {
+            shared.push(open(&client).await?);
+        }
+        Ok(Arc::new(Connections {
+            client,
+            store,
+            partitions,
+            shared,
+            next: AtomicUsize::new(0),
+            scripts,
+        }))
+    }
+
+    fn warn(&self, warnings: Vec<String>) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings.iter().filter(|warning| !warned.contains(warning)) {
+            tracing::warn!(broker = %self.url, "{warning}");
+        }
+        *warned = warnings;
+    }
+}
+
+async fn open(client: &Client) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(BROKER_CONNECT_TIMEOUT))
+        .set_response_timeout(Some(BROKER_ANSWER_TIMEOUT));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// Whether somebody who runs Redis has forbidden the command.
+fn is_forbidden(error: &RedisError) -> bool {
+    // NOPERM of an access list; "unknown command" where the command was renamed away.
+    !error.is_unrecoverable_error() && error.code().is_some_and(|code| matches!(code, "NOPERM" | "ERR"))
+}
+
+/// Refuses a Redis that is too old; warns when that cannot be seen.
+async fn check_version(connection: &mut MultiplexedConnection) -> Result<Vec<String>, ConnectError> {
+    let info: String = match redis::cmd("INFO").arg("server").query_async(connection).await {
+        Ok(info) => info,
+        Err(error) if is_forbidden(&error) => {
+            return Ok(vec![format!(
+                "cannot see the version of Redis, INFO is forbidden; {OLDEST_VERSION} or newer is needed"
+            )]);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let version = info
+        .lines()
+        .find_map(|line| line.strip_prefix("redis_version:"))
+        .unwrap_or("without a version")
+        .trim();
+    let major = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse::<u32>().ok());
+    match major {
+        Some(major) if major >= OLDEST_VERSION => Ok(Vec::new()),
+        _ => Err(ConnectError::Unusable(format!(
+            "it is Redis {version}; {OLDEST_VERSION} or newer is needed"
+        ))),
+    }
+}
+
+/// Writes down whose this Redis is and its number of partitions, unless that is there already, and returns what is
+/// there. Without a store nothing is written.
+async fn set_up(connection: &mut MultiplexedConnection, store: Option<&str>) -> RedisResult<(String, u16)> {
+    let meta = Keys::new().meta;
+    let mut commands = redis::pipe();
+    commands.atomic();
+    if let Some(store) = store {
+        for (field, value) in [("store", store), ("partitions", &BROKER_PARTITIONS.to_string())] {
+            commands.cmd("HSETNX").arg(meta).arg(field).arg(value).ignore();
+        }
+    }
+    commands.cmd("HMGET").arg(meta).arg("store").arg("partitions");
+    let ((store, partitions),): ((Option<String>, Option<u16>),) = commands.query_async(connection).await?;
+    Ok((
+        store.unwrap_or_default(),
+        partitions.unwrap_or(BROKER_PARTITIONS).max(1),
+    ))
+}
+
+/// What in Redis's settings would lose events that were answered 202.
+async fn persistence(connection: &mut MultiplexedConnection) -> RedisResult<Vec<String>> {
+    let settings: HashMap<String, String> = match redis::cmd("CONFIG")
+        .arg("GET")
+        .arg("appendonly")
+        .arg("appendfsync")
+        .arg("maxmemory")
+        .arg("maxmemory-policy")
+        .query_async(connection)
+        .await
+    {
+        Ok(settings) => settings,
+        Err(error) if is_forbidden(&error) => {
+            return Ok(vec![
+                "cannot see whether Redis keeps what it has taken, CONFIG is forbidden; it needs appendonly yes, \
+                 appendfsync always and maxmemory-policy noeviction"
+                    .to_owned(),
+            ]);
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(losses(&settings))
+}
+
+/// A warning for each of Redis's settings that can lose events.
+fn losses(settings: &HashMap<String, String>) -> Vec<String> {
+    let setting = |name: &str| settings.get(name).map_or("", String::as_str);
+    let mut warnings = Vec::new();
+    if setting("appendonly") != "yes" {
+        warnings.push(
+            "Redis loses queued events when it ends: it has appendonly no; set appendonly yes and appendfsync always"
+                .to_owned(),
+        );
+    } else if setting("appendfsync") != "always" {
+        warnings.push(format!(
+            "Redis may lose queued events when its machine ends: it has appendfsync {}; set appendfsync always",
+            setting("appendfsync")
+        ));
+    }
+    if setting("maxmemory") != "0" && setting("maxmemory-policy") != "noeviction" {
+        warnings.push(format!(
+            "Redis drops queued events when it is out of memory: it has maxmemory-policy {}; set maxmemory-policy \
+             noeviction",
+            setting("maxmemory-policy")
+        ));
+    }
+    warnings
+}
+
+/// Connections to a Redis that was checked and set up.
+pub(super) struct Connections {
+    client: Client,
+    store: String,
+    partitions: u16,
+    shared: Vec<MultiplexedConnection>,
+    next: AtomicUsize,
+    scripts: Scripts,
+}
+
+impl Connections {
+    /// One that others use at the same time: for what does not block in Redis.
+    pub(super) fn shared(&self) -> MultiplexedConnection {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        self.shared[next % self.shared.len()].clone()
+    }
+
+    /// A new one, for what blocks in Redis.
+    pub(super) async fn own(&self) -> RedisResult<MultiplexedConnection> {
+        open(&self.client).await
+    }
+
+    /// The id of the store whose events are in it.
+    pub(super) fn store(&self) -> &str {
+        &self.store
+    }
+
+    /// How many partitions there are.
+    pub(super) fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    pub(super) fn scripts(&self) -> &Scripts {
+        &self.scripts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_that_loses_events_is_named() {
+        let settings = |appendonly: &str, appendfsync: &str, maxmemory: &str, policy: &str| {
+            let settings = [
+                ("appendonly", appendonly),
+                ("appendfsync", appendfsync),
+                ("maxmemory", maxmemory),
+                ("maxmemory-policy", policy),
+            ];
+            losses(
+                &settings
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+            )
+        };
+        assert!(settings("yes", "always", "0", "allkeys-lru").is_empty());
+        assert!(settings("yes", "always", "1000", "noeviction").is_empty());
+        for (warnings, part) in [
+            (settings("no", "everysec", "0", "noeviction"), "appendonly no"),
+            (
+                settings("yes", "everysec", "0", "noeviction"),
+                "appendfsync everysec",
+            ),
+            (
+                settings("yes", "always", "1000", "allkeys-lru"),
+                "maxmemory-policy allkeys-lru",
+            ),
+        ] {
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(warnings[0].contains(part), "{warnings:?}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The broker's one background task: it connects, keeps this instance's leases, and starts and ends consumers with them.
+//!
+//! Each instance should have an equal share of the partitions. One that has more gives some back when their consumers
+//! have finished what they have in work; one that has fewer takes what is free. An instance that dies is forgotten, and
+//! its leases end, after [`BROKER_LEASE`].
+
+use super::{
+    connection::{ConnectError, Connections, Connector, Link, LinkState},
+    consumer::{Consumer, End},
+    figures::Figures,
+    keys::Keys,
+    scripts::Lease,
+    status::Status,
+    told,
+};
+use crate::{
+    client::Backoff,
+    event::Identity,
+    health::Health,
+    ingest::Ingest,
+    limits::{BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST, BROKER_LEASE, BROKER_READS, BROKER_TICK},
+};
+use std::{collections::HashMap, sync::Arc};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+
+/// What the consumers of an instance work with.
+pub(super) struct Site {
+    /// The instance's name in Redis: another one with each start.
+    pub(super) instance: String,
+    pub(super) keys: Arc<Keys>,
+    pub(super) identity: Identity,
+    pub(super) ingest: Ingest,
+    pub(super) health: Health,
+    pub(super) link: Link,
+    pub(super) figures: Figures,
+    /// For entries in memory.
+    pub(super) reads: Arc<Semaphore>,
+}
+
+impl Site {
+    pub(super) fn new(
+        identity: Identity,
+        ingest: Ingest,
+        health: Health,
+        link: Link,
+        figures: Figures,
+    ) -> Self {
+        Self {
+            instance: format!("{:032x}", fastrand::u128(..)),
+            keys: Arc::new(Keys::new()),
+            identity,
+            ingest,
+            health,
+            link,
+            figures,
+            reads: Arc::new(Semaphore::new(BROKER_READS)),
+        }
+    }
+}
+
+/// The task.
+pub(super) struct Keeper {
+    connector: Connector,
+    state: LinkState,
+    status: watch::Sender<Status>,
+    site: Arc<Site>,
+    stopping: watch::Receiver<bool>,
+    consumers: HashMap<u16, Work>,
+    /// New leases have at least this token: the store has refused a smaller one.
+    smallest_token: u64,
+}
+
+/// A consumer at work.
+struct Work {
+    lease: Lease,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<End>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        connector: Connector,
+        state: LinkState,
+        status: watch::Sender<Status>,
+        site: Arc<Site>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            connector,
+            state,
+            status,
+            site,
+            stopping,
+            consumers: HashMap::new(),
+            smallest_token: 0,
+        }
+    }
+
+    /// Runs until it is told to stop, then ends the consumers and gives everything back.
+    pub(super) async fn run(mut self, first: Option<Arc<Connections>>) {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            () = self.serve(first) => {}
+            () = told(&mut stopping) => {}
+        }
+        self.close().await;
+    }
+
+    /// Connects again and again, for ever.
+    async fn serve(&mut self, first: Option<Arc<Connections>>) {
+        let mut backoff = Backoff::between(BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST);
+        let mut next = first;
+        let mut logged = None;
+        loop {
+            let connected = match next.take() {
+                Some(connections) => Ok(connections),
+                None => self.connector.connect().await,
+            };
+            let reason = match connected {
+                Ok(connections) => {
+                    backoff.reset();
+                    logged = None;
+                    tracing::info!(
+                        broker = %self.connector.url(),
+                        partitions = connections.partitions(),
+                        "the broker is connected"
+                    );
+                    self.state.up(Arc::clone(&connections));
+                    self.tend(&connections).await
+                }
+                Err(ConnectError::Away(reason) | ConnectError::Unusable(reason)) => reason,
+            };
+            self.state.down(reason.clone());
+            if logged.as_ref() != Some(&reason) {
+                tracing::error!(broker = %self.connector.url(), reason, "the broker is not available");
+                logged = Some(reason);
+            }
+            tokio::time::sleep(backoff.next_wait(None)).await;
+        }
+    }
+
+    /// Keeps the leases for as long as the connections hold; returns why they do not.
+    async fn tend(&mut self, connections: &Connections) -> String {
+        let site = Arc::clone(&self.site);
+        loop {
+            let leases: Vec<Lease> = self.consumers.values().map(|work| work.lease).collect();
+            let tick = connections
+                .tick(
+                    &site.keys,
+                    &site.instance,
+                    BROKER_LEASE,
+                    self.smallest_token,
+                    &leases,
+                )
+                .await;
+            let tick = match tick {
+                Ok(Some(tick)) => tick,
+                Ok(None) => return "Redis was set up anew by another instance".to_owned(),
+                Err(error) => return error.to_string(),
+            };
+            self.status.send_replace(Status {
+                queued_events: tick.events,
+                queued_bytes: tick.bytes,
+                dead: tick.dead,
+                lag: tick.lag,
+                leases: tick.leases.len() as u64,
+            });
+            if let Err(error) = self.follow(connections, &tick.leases, tick.share).await {
+                return error.to_string();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BROKER_TICK) => {}
+                () = self.state.doubted() => {}
+            }
+        }
+    }
+
+    /// Starts and ends consumers, so that there is one for each lease, and gives back what is too much.
+    async fn follow(
+        &mut self,
+        connections: &Connections,
+        leases: &[Lease],
+        share: usize,
+    ) -> redis::RedisResult<()> {
+        let mut ended = Vec::new();
+        for (partition, work) in &self.consumers {
+            if work.task.is_finished() {
+                ended.push(*partition);
+            } else if !leases.contains(&work.lease) {
+                work.stop.send_replace(true);
+            }
+        }
+        let mut free = Vec::new();
+        for partition in ended {
+            let Some(work) = self.consumers.remove(&partition) else {
+                continue;
+            };
+            match work.task.await {
+                Ok(End::Fenced { newest }) => {
+                    tracing::warn!(
+                        partition,
+                        "another instance has committed for this partition; leaving it"
+                    );
+                    self.smallest_token = self.smallest_token.max(newest + 1);
+                }
+                Ok(End::Stopped | End::Lost) => {}
+                Err(error) => {
+                    tracing::error!(partition, %error, "a consumer of the broker panicked; starting it again");
+                }
+            }
+            free.push(work.lease);
+        }
+        connections
+            .release(&self.site.keys, &self.site.instance, &free)
+            .await?;
+        let surplus = leases.len().saturating_sub(share);
+        for lease in leases.iter().rev().take(surplus) {
+            match self.consumers.get(&lease.partition) {
+                Some(work) => {
+                    work.stop.send_replace(true);
+                }
+                None => {
+                    connections
+                        .release(&self.site.keys, &self.site.instance, &[*lease])
+                        .await?;
+                }
+            }
+        }
+        for lease in &leases[..leases.len() - surplus] {
+            if !free.contains(lease) && !self.consumers.contains_key(&lease.partition) {
+                self.start(*lease);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, lease: Lease) {
+        let (stop, stopping) = watch::channel(false);
+        let consumer = Consumer::new(Arc::clone(&self.site), lease, stopping);
+        let work = Work {
+            lease,
+            stop,
+            task: tokio::spawn(consumer.run()),
+        };
+        self.consumers.insert(lease.partition, work);
+    }
+
+    /// Ends the consumers and gives everything back, as far as Redis is there.
+    async fn close(mut self) {
+        for work in self.consumers.values() {
+            work.stop.send_replace(true);
+        }
+        let mut leases = Vec::new();
+        for (_, work) in self.consumers.drain() {
+            // One that panicked holds nothing.
+            let _ = work.task.await;
+            leases.push(work.lease);
+        }
+        if let Ok(connections) = self.site.link.connections() {
+            let given_back = async {
+                connections
+                    .release(&self.site.keys, &self.site.instance, &leases)
+                    .await?;
+                connections.leave(&self.site.keys, &self.site.instance).await
+            };
+            if let Err(error) = given_back.await {
+                tracing::warn!(%error, "the broker's partitions were not given back; others take them when the leases end");
+            }
+        }
+    }
+}

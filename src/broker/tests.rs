@@ -1,0 +1,440 @@
+//! Against a real Redis: leases, fences, dead letters and a store that is away. `tests/promises/broker.rs` has what shows
+//! over HTTP.
+
+#[path = "../../tests/harness/redis.rs"]
+#[allow(dead_code, reason = "the black-box tests use more of it")]
+mod redis_server;
+
+use super::{
+    Broker, BrokerConfig, Letters, QueueError, Running, Settlement,
+    connection::{ConnectError, Connections, Connector},
+    keys::Keys,
+    scripts::{Lease, Which},
+};
+use crate::{
+    committer,
+    event::{Batch, Fence, Identity, Shape, parse},
+    health::Health,
+    http::testing::{FakeStore, FakeWriter, Fault, IDENTITY},
+    ingest::{self, Ingest},
+    limits::BROKER_PARTITIONS,
+    store::Store,
+    wakeup::Wakeup,
+};
+use redis_server::Redis;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_millis(300);
+const KEYS: Keys = Keys::new();
+
+/// An instance: a broker, and a committer on a store that it may share with others.
+struct Instance {
+    broker: Broker,
+    running: Running,
+    ingest: Ingest,
+}
+
+impl Instance {
+    async fn start(redis: &Redis, store: &Arc<FakeStore>) -> Self {
+        let (ingest, queue) = ingest::queue(100);
+        let health = Health::default();
+        let writer = Box::new(FakeWriter(Arc::clone(store)));
+        let shared = Arc::clone(store) as Arc<dyn Store>;
+        committer::spawn(vec![writer], &shared, queue, &Wakeup::new(0), &health).expect("a thread");
+        let started = Broker::start(config(redis), store.as_ref(), ingest.clone(), health).await;
+        let (broker, running) = started.unwrap_or_else(|error| panic!("{error}"));
+        Self {
+            broker,
+            running,
+            ingest,
+        }
+    }
+
+    async fn leases(&self, count: u64) {
+        eventually("an instance has its share of the partitions", || {
+            (self.broker.status().leases == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends it as a kill would.
+    fn kill(self) {
+        self.running.keeper.abort();
+        self.ingest.stop();
+    }
+}
+
+fn config(redis: &Redis) -> BrokerConfig {
+    BrokerConfig {
+        url: redis.url().parse().expect("a URL"),
+        max_events: 1_000_000,
+        max_bytes: 1 << 30,
+    }
+}
+
+async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn batch(events: &[(&str, &str)]) -> Batch {
+    let events: Vec<_> = events
+        .iter()
+        .map(|(topic, id)| crate::http::testing::event(topic, id).to_string())
+        .collect();
+    let body = format!("[{}]", events.join(","));
+    parse(body.into_bytes(), Shape::Any, &IDENTITY, 1_000).expect("valid events")
+}
+
+async fn connect(redis: &Redis) -> Arc<Connections> {
+    let connector = Connector::new(&config(redis).url, IDENTITY.store);
+    connector.connect().await.expect("a connection")
+}
+
+async fn tick(
+    connections: &Connections,
+    instance: &str,
+    smallest: u64,
+    leases: &[Lease],
+) -> (usize, Vec<Lease>) {
+    let tick = connections.tick(&KEYS, instance, LEASE, smallest, leases).await;
+    let tick = tick.expect("Redis answers").expect("it is this store's");
+    (tick.share, tick.leases)
+}
+
+#[tokio::test]
+async fn a_partition_has_one_owner_at_a_time_and_the_next_has_a_larger_token() {
+    let redis = Redis::start();
+    let connections = connect(&redis).await;
+    let all = usize::from(BROKER_PARTITIONS);
+    let (share, first) = tick(&connections, "a", 0, &[]).await;
+    assert_eq!((share, first.len()), (all, all));
+    let (share, second) = tick(&connections, "b", 0, &[]).await;
+    assert_eq!((share, second.len()), (all / 2, 0), "all are taken");
+    // It keeps what it has as long as it asks, also beyond the time of a lease.
+    let began = Instant::now();
+    while began.elapsed() < 2 * LEASE {
+        assert_eq!(tick(&connections, "a", 0, &first).await.1, first);
+        assert_eq!(tick(&connections, "b", 0, &[]).await.1, []);
+        tokio::time::sleep(LEASE / 10).await;
+    }
+    // `a` gives one back.
+    connections
+        .release(&KEYS, "a", &first[..1])
+        .await
+        .expect("Redis answers");
+    connections
+        .release(&KEYS, "b", &first[1..])
+        .await
+        .expect("not b's to give");
+    let (_, second) = tick(&connections, "b", 0, &[]).await;
+    assert_eq!(second.len(), 1);
+    assert_eq!(second[0].partition, first[0].partition);
+    assert!(first.iter().all(|lease| lease.token < second[0].token));
+    // `a` dies.
+    eventually_all(&connections, all).await;
+    let read = connections.read(&KEYS, "a", first[2], Which::New).await;
+    assert_eq!(
+        read.expect("Redis answers"),
+        None,
+        "who has no lease reads nothing"
+    );
+}
+
+/// `b` gets everything once `a` does not ask any more.
+async fn eventually_all(connections: &Connections, all: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut leases = Vec::new();
+    while leases.len() < all {
+        (_, leases) = tick(connections, "b", 0, &leases).await;
+        assert!(Instant::now() < deadline, "{leases:?}");
+        tokio::time::sleep(LEASE / 10).await;
+    }
+}
+
+/// Tokens were a counter alone: a Redis that was emptied began again at 1, and the store refused everything.
+#[tokio::test]
+async fn tokens_grow_also_when_redis_loses_its_counter_or_its_clock_went_back() {
+    let redis = Redis::start();
+    let connections = connect(&redis).await;
+    let (_, before) = tick(&connections, "a", 0, &[]).await;
+    let largest = |leases: &[Lease]| leases.iter().map(|lease| lease.token).max().expect("leases");
+    let () = redis.call(&["FLUSHALL"]);
+    let (_, after) = tick(&connections, "a", 0, &before).await;
+    assert_eq!(after.len(), before.len());
+    assert!(after.iter().all(|lease| lease.token > largest(&before)));
+    // What the store refused as too small counts as well.
+    let () = redis.call(&["FLUSHALL"]);
+    let refused = largest(&after) + 1_000_000_000_000;
+    let (_, last) = tick(&connections, "a", refused, &[]).await;
+    assert!(last.iter().all(|lease| lease.token >= refused));
+}
+
+#[tokio::test]
+async fn a_redis_of_another_store_is_refused_and_left_alone() {
+    let redis = Redis::start();
+    connect(&redis).await;
+    let other = Connector::new(&config(&redis).url, 1);
+    let refused = match other.connect().await {
+        Err(ConnectError::Unusable(reason)) => reason,
+        Err(ConnectError::Away(reason)) => panic!("{reason}"),
+        Ok(_) => panic!("it was taken"),
+    };
+    assert!(refused.contains("another store"), "{refused}");
+    let meta: String = redis.call(&["HGET", KEYS.meta, "store"]);
+    assert_eq!(meta, format!("{:032x}", IDENTITY.store));
+    // Another one sets it up after it was emptied: the first one notices before it changes anything.
+    let connections = connect(&redis).await;
+    let () = redis.call(&["FLUSHALL"]);
+    other.connect().await.expect("it is empty");
+    let tick = connections.tick(&KEYS, "a", LEASE, 0, &[]).await;
+    assert_eq!(tick.expect("Redis answers"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_share_the_work_and_one_takes_over_when_the_other_dies_or_leaves() {
+    let redis = Redis::start();
+    let store = Arc::new(FakeStore::default());
+    let all = u64::from(BROKER_PARTITIONS);
+    let first = Instance::start(&redis, &store).await;
+    first.leases(all).await;
+    let second = Instance::start(&redis, &store).await;
+    first.leases(all / 2).await;
+    second.leases(all / 2).await;
+    let topics: Vec<String> = (0..40).map(|number| format!("topic-{number}")).collect();
+    let mut sent = 0;
+    let mut send = async |broker: &Broker| {
+        for _ in 0..20 {
+            let id = sent.to_string();
+            let events: Vec<_> = topics.iter().map(|topic| (topic.as_str(), id.as_str())).collect();
+            broker
+                .queue(batch(&events))
+                .await
+                .unwrap_or_else(|error| panic!("{error}"));
+            sent += 1;
+        }
+        sent
+    };
+    send(&first.broker).await;
+    second.kill();
+    send(&first.broker).await;
+    first.leases(all).await;
+    let third = Instance::start(&redis, &store).await;
+    third.leases(all / 2).await;
+    send(&third.broker).await;
+    first.running.stop().await;
+    let sent = send(&third.broker).await;
+    third.leases(all).await;
+    let stored = eventually("all is stored", || {
+        let stored = store.identities();
+        (stored.len() == sent * topics.len()).then_some(stored)
+    })
+    .await;
+    assert_in_order(&stored);
+    third.running.stop().await;
+}
+
+/// Each topic's ids are 0, 1, 2 …
+fn assert_in_order(stored: &[(String, String)]) {
+    let mut next: BTreeMap<&str, u64> = BTreeMap::new();
+    for (topic, id) in stored {
+        let next = next.entry(topic).or_default();
+        assert_eq!(*id, next.to_string(), "{topic}");
+        *next += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_the_store_fences_off_comes_back_with_a_newer_lease_and_loses_nothing() {
+    let redis = Redis::start();
+    let store = Arc::new(FakeStore::default());
+    // Far ahead of every clock.
+    for partition in 0..BROKER_PARTITIONS {
+        store.know(Fence {
+            partition,
+            token: 1 << 52,
+        });
+    }
+    let instance = Instance::start(&redis, &store).await;
+    for id in 0..20 {
+        let queued = instance
+            .broker
+            .queue(batch(&[("a", &id.to_string()), ("b", &id.to_string())]));
+        queued.await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let stored = eventually("all is stored", || {
+        let stored = store.identities();
+        (stored.len() == 40).then_some(stored)
+    })
+    .await;
+    assert_in_order(&stored);
+    instance.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_publishes_are_queued_and_then_all_of_them_are_stored_in_order() {
+    let redis = Redis::start();
+    let store = Arc::new(FakeStore::default());
+    let instance = Instance::start(&redis, &store).await;
+    store.set_fault(Fault::Commits);
+    let began = Instant::now();
+    let mut sent = 0_u64;
+    // Longer than it takes to find out whose fault a failure is.
+    while began.elapsed() < Duration::from_secs(5) {
+        let id = sent.to_string();
+        let queued = instance
+            .broker
+            .queue(batch(&[("a", &id), ("b", &id), ("c", &id)]));
+        queued.await.unwrap_or_else(|error| panic!("{error}"));
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(store.identities(), []);
+    store.set_fault(Fault::None);
+    let stored = eventually("all is stored", || {
+        let stored = store.identities();
+        (stored.len() as u64 == 3 * sent).then_some(stored)
+    })
+    .await;
+    assert_in_order(&stored);
+    let letters: u64 = redis.call(&["XLEN", KEYS.dead]);
+    assert_eq!(letters, 0);
+    instance.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_alone_again_and_again_becomes_a_dead_letter_and_what_is_behind_it_is_stored() {
+    let redis = Redis::start();
+    let store = Arc::new(FakeStore::default());
+    let instance = Instance::start(&redis, &store).await;
+    store.set_fault(Fault::Poison);
+    for id in ["0", "poison", "1"] {
+        let queued = instance.broker.queue(batch(&[("a", id)]));
+        queued.await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    eventually("the others are stored", || {
+        (store.identities().len() == 2).then_some(())
+    })
+    .await;
+    let letters = Letters::open(&config(&redis).url).await.expect("Redis is there");
+    let page = letters.page(None, 10).await.expect("Redis answers");
+    assert_eq!(page.len(), 1);
+    assert_eq!((page[0].events, page[0].deliveries), (1, 7));
+    assert_eq!(
+        page[0].reason,
+        "not committed in 5 tries: it does not like an event"
+    );
+    assert!(page[0].data.contains("\"poison\""), "{}", page[0].data);
+    // What was wrong is put right.
+    store.set_fault(Fault::None);
+    let ids = [page[0].id.clone()];
+    let settled = letters
+        .settle(Settlement::Requeue, &ids)
+        .await
+        .expect("Redis answers");
+    assert_eq!((settled.settled, settled.refused.len()), (1, 0));
+    eventually("it is stored", || (store.identities().len() == 3).then_some(())).await;
+    let again = letters
+        .settle(Settlement::Requeue, &ids)
+        .await
+        .expect("Redis answers");
+    assert_eq!(again.settled, 0, "a letter is settled once");
+    instance.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_entry_only_the_events_that_the_store_refuses_become_dead_letters() {
+    let redis = Redis::start();
+    let store = Arc::new(FakeStore::default());
+    store.set_fault(Fault::Topics);
+    let instance = Instance::start(&redis, &store).await;
+    let queued = instance.broker.queue(batch(&[("a", "0"), ("a", "1")]));
+    queued.await.unwrap_or_else(|error| panic!("{error}"));
+    let letters = Letters::open(&config(&redis).url).await.expect("Redis is there");
+    eventually("both are refused", || {
+        (redis.call::<u64>(&["XLEN", KEYS.dead]) == 2).then_some(())
+    })
+    .await;
+    let page = letters.page(None, 10).await.expect("Redis answers");
+    for letter in &page {
+        assert_eq!(letter.events, 1);
+        assert!(
+            letter.reason.contains("topics, as many as it may"),
+            "{}",
+            letter.reason
+        );
+    }
+    assert_eq!(store.identities(), []);
+    instance.running.stop().await;
+}
+
+#[tokio::test]
+async fn a_publish_is_added_whole_or_not_at_all() {
+    let redis = Redis::start();
+    redis.occupy();
+    let store = Arc::new(FakeStore::default());
+    let (ingest, _queue) = ingest::queue(100);
+    let config = BrokerConfig {
+        max_events: 5,
+        ..config(&redis)
+    };
+    let started = Broker::start(config, store.as_ref(), ingest, Health::default()).await;
+    let (broker, running) = started.unwrap_or_else(|error| panic!("{error}"));
+    let some = [("a", "0"), ("b", "0"), ("c", "0")];
+    broker
+        .queue(batch(&some))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let refused = broker.queue(batch(&some)).await;
+    assert!(matches!(refused, Err(QueueError::Full { .. })), "{refused:?}");
+    broker
+        .queue(batch(&some[..2]))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let refused = broker.queue(batch(&[some, some].concat())).await;
+    assert!(matches!(refused, Err(QueueError::TooLarge { .. })), "{refused:?}");
+    let held: u64 = redis.call(&["HGET", KEYS.queued, "events"]);
+    assert_eq!(held, 5);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_in_an_entry_is_what_was_sent() {
+    let redis = Redis::start();
+    redis.occupy();
+    let connections = connect(&redis).await;
+    let payload = "{ \"a\" :\n1.50, \"é\\u0001\": [ ] }";
+    let event = format!(
+        r#"{{"topic":"t\u00e9\"","event_id":"e","timestamp":"2025-10-23T12:00:00+02:00","source":"s","payload":{payload}}}"#
+    );
+    let identity = Identity { ..IDENTITY };
+    let sent = parse(event.into_bytes(), Shape::Any, &identity, 1).expect("an event");
+    let entries = super::Entry::all_of(&sent, connections.partitions()).expect("JSON");
+    connections
+        .add(&KEYS, entries, 10, 10_000)
+        .await
+        .expect("Redis answers");
+    let streams = (0..16).map(|partition| KEYS.stream(partition));
+    let found: Vec<redis::Value> = streams
+        .flat_map(|stream| redis.call::<Vec<redis::Value>>(&["XRANGE", &stream, "-", "+"]))
+        .collect();
+    let [entry] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    let (_, fields): (String, Vec<String>) = redis::from_redis_value_ref(entry).expect("an entry");
+    let json = format!(
+        r#"[{{"topic":"té\"","event_id":"e","timestamp":"2025-10-23T10:00:00Z","source":"s","payload":{payload}}}]"#
+    );
+    assert_eq!(fields, ["events", "1", "data", &json]);
+}
