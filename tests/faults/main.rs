@@ -14,6 +14,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod broker;
 mod clock;
 mod damage;
 mod disk_image;
@@ -43,6 +44,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     failing_disk::SCENARIOS,
     damage::SCENARIOS,
     clock::SCENARIOS,
+    broker::SCENARIOS,
     overload::SCENARIOS,
     model::SCENARIOS,
     fuzz::SCENARIOS,
