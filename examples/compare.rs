@@ -30,9 +30,10 @@ use tokio::{
 };
 use tokio_postgres::{NoTls, types::ToSql};
 
-const USAGE: &str = "usage: compare oncelog|redis|postgres|disk TARGET EVENTS BATCH CONNECTIONS SEED
+const USAGE: &str = "usage: compare oncelog|oncelog-queued|redis|redis-xadd|postgres|disk TARGET EVENTS BATCH CONNECTIONS SEED
 prints events a second; TARGET is IP:PORT, of oncelog also several with commas that share the connections; for
-`postgres` a URL, for `disk` the folder where it writes its file";
+`postgres` a URL, for `disk` the folder where it writes its file. `oncelog-queued` is for a server with a broker: it is done
+when the broker has the events. `redis-xadd` is that without oncelog: a pipeline of XADD";
 
 /// One identity a key that is set once, and the event appended to its topic's stream; all of a batch in one script.
 const REDIS_SCRIPT: &str = r"
@@ -88,7 +89,9 @@ fn main() {
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let spent = match system.as_str() {
-        "oncelog" => runtime.block_on(oncelog(&run, &addresses(target))),
+        "oncelog" => runtime.block_on(oncelog(&run, &addresses(target), "/publish")),
+        "oncelog-queued" => runtime.block_on(oncelog(&run, &addresses(target), "/publish?ack=queued")),
+        "redis-xadd" => runtime.block_on(redis_xadd(&run, target.parse().expect(USAGE))),
         "redis" => runtime.block_on(redis(&run, target.parse().expect(USAGE))),
         "postgres" => runtime.block_on(postgres(&run, target)),
         "disk" => disk(&run, Path::new(target)),
@@ -157,7 +160,8 @@ async fn drive(
     spent
 }
 
-async fn oncelog(run: &Run, addresses: &[SocketAddr]) -> Duration {
+async fn oncelog(run: &Run, addresses: &[SocketAddr], path: &str) -> Duration {
+    let is_queued = path.contains("queued");
     let (requests, unique) = run.requests(|events| {
         let events: Vec<_> = events.iter().map(load::Event::json).collect();
         let body = match events.as_slice() {
@@ -166,17 +170,30 @@ async fn oncelog(run: &Run, addresses: &[SocketAddr]) -> Duration {
         };
         let length = body.len();
         format!(
-            "POST /publish HTTP/1.1\r\nhost: oncelog\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "POST {path} HTTP/1.1\r\nhost: oncelog\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .into_bytes()
     });
+    if is_queued {
+        // Which of them are duplicates is not known yet.
+        let all = (requests.len() * run.batch) as u64;
+        return drive(addresses, run.connections, requests, all, http_queued).await;
+    }
     drive(addresses, run.connections, requests, unique, http_accepted).await
 }
 
 fn http_accepted(answer: &[u8]) -> Option<u64> {
+    http_count(answer, "HTTP/1.1 200", r#""accepted":"#)
+}
+
+fn http_queued(answer: &[u8]) -> Option<u64> {
+    http_count(answer, "HTTP/1.1 202", r#""queued":"#)
+}
+
+fn http_count(answer: &[u8], status: &str, count: &str) -> Option<u64> {
     let text = std::str::from_utf8(answer).expect("an HTTP answer");
     let (head, body) = text.split_once("\r\n\r\n")?;
-    assert!(head.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(head.starts_with(status), "{text}");
     let length: usize = head
         .lines()
         .find_map(|line| {
@@ -190,7 +207,7 @@ fn http_accepted(answer: &[u8]) -> Option<u64> {
     if body.len() < length {
         return None;
     }
-    let (_, rest) = body.split_once(r#""accepted":"#).expect("accepted");
+    let (_, rest) = body.split_once(count).expect("the count");
     rest[..rest.find(|c: char| !c.is_ascii_digit())?].parse().ok()
 }
 
@@ -228,6 +245,42 @@ fn redis_accepted(answer: &[u8]) -> Option<u64> {
             .and_then(|number| number.parse().ok())
             .unwrap_or_else(|| panic!("Redis answered {text}")),
     )
+}
+
+async fn redis_xadd(run: &Run, address: SocketAddr) -> Duration {
+    let (requests, _) = run.requests(|events| {
+        let mut pipeline = redis::pipe();
+        for event in events {
+            pipeline
+                .cmd("XADD")
+                .arg(format!("raw:{}", event.topic))
+                .arg("*")
+                .arg("topic")
+                .arg(event.topic)
+                .arg("event_id")
+                .arg(event.event_id)
+                .arg("timestamp")
+                .arg(event.timestamp)
+                .arg("source")
+                .arg(event.source)
+                .arg("payload")
+                .arg(event.payload);
+        }
+        pipeline.get_packed_pipeline()
+    });
+    let requests_sent = requests.len() as u64;
+    match run.batch {
+        1 => drive(&[address], run.connections, requests, requests_sent, ids::<1>).await,
+        200 => drive(&[address], run.connections, requests, requests_sent, ids::<200>).await,
+        _ => panic!("redis-xadd takes batches of 1 or 200"),
+    }
+}
+
+/// Answers of so many XADD: each the length of an id on a line, and the id on the next.
+fn ids<const COUNT: usize>(answer: &[u8]) -> Option<u64> {
+    assert_eq!(answer.first(), Some(&b'$'), "{}", String::from_utf8_lossy(answer));
+    let lines = answer.iter().filter(|byte| **byte == b'\n').count();
+    (lines == 2 * COUNT).then_some(1)
 }
 
 async fn postgres(run: &Run, url: &str) -> Duration {
