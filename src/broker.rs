@@ -37,7 +37,8 @@ use crate::{
     faults::{self, CrashPoint},
     health::Health,
     ingest::Ingest,
-    limits::BROKER_STOP_WAIT,
+    limits::{BROKER_STOP_WAIT, PARSE_INLINE_BYTES},
+    request,
     store::Store,
 };
 use connection::{ConnectError, Connector, Link};
@@ -178,10 +179,7 @@ impl Broker {
 
     async fn add(&self, batch: Batch) -> Result<(), QueueError> {
         let connections = self.link.connections().map_err(QueueError::Unavailable)?;
-        let entries = Entry::all_of(&batch, connections.partitions())
-            .map_err(|error| QueueError::Unavailable(format!("cannot write an entry: {error}")))?;
-        // The entries have it all.
-        drop(batch);
+        let entries = written(batch, connections.partitions()).await?;
         let events = entries.iter().map(|entry| entry.events).sum();
         let bytes = entries.iter().map(|entry| entry.json.len() as u64).sum();
         let BrokerConfig {
@@ -260,6 +258,25 @@ impl Running {
             keeper.abort();
         }
     }
+}
+
+/// The entries of a batch. Those of a large one are written on a thread of their own, as it was parsed.
+async fn written(batch: Batch, partitions: u16) -> Result<Vec<Entry>, QueueError> {
+    let write = move |batch: Batch| {
+        Entry::all_of(&batch, partitions)
+            .map_err(|error| QueueError::Unavailable(format!("cannot write an entry: {error}")))
+    };
+    if batch.bytes() <= PARSE_INLINE_BYTES {
+        return write(batch);
+    }
+    tokio::task::spawn_blocking(request::here(move || write(batch)))
+        .await
+        .unwrap_or_else(|error| {
+            tracing::error!(%error, "writing entries for the broker panicked");
+            Err(QueueError::Unavailable(
+                "the entries could not be written".to_owned(),
+            ))
+        })
 }
 
 /// Waits until a flag is set, or nobody is left to set it.

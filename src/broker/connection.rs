@@ -245,6 +245,7 @@ async fn persistence(connection: &mut MultiplexedConnection) -> RedisResult<Vec<
         .arg("GET")
         .arg("appendonly")
         .arg("appendfsync")
+        .arg("no-appendfsync-on-rewrite")
         .arg("maxmemory")
         .arg("maxmemory-policy")
         .query_async(connection)
@@ -278,6 +279,13 @@ fn losses(settings: &HashMap<String, String>) -> Vec<String> {
             setting("appendfsync")
         ));
     }
+    if setting("appendonly") == "yes" && setting("no-appendfsync-on-rewrite") == "yes" {
+        warnings.push(
+            "Redis may lose what it queues while it rewrites its file: it has no-appendfsync-on-rewrite yes; set \
+             no-appendfsync-on-rewrite no"
+                .to_owned(),
+        );
+    }
     if setting("maxmemory") != "0" && setting("maxmemory-policy") != "noeviction" {
         warnings.push(format!(
             "Redis drops queued events when it is out of memory: it has maxmemory-policy {}; set maxmemory-policy \
@@ -310,6 +318,19 @@ impl Connections {
         open(&self.client).await
     }
 
+    /// Whether all shared ones hold; the error is that of the first one that is lost.
+    pub(super) async fn check(&self) -> RedisResult<()> {
+        for connection in &self.shared {
+            let pong = redis::cmd("PING").exec_async(&mut connection.clone()).await;
+            pong.or_else(|error| match error.is_unrecoverable_error() {
+                true => Err(error),
+                // An access list may forbid it; that is an answer, too.
+                false => Ok(()),
+            })?;
+        }
+        Ok(())
+    }
+
     /// The id of the store whose events are in it.
     pub(super) fn store(&self) -> &str {
         &self.store
@@ -331,32 +352,44 @@ mod tests {
 
     #[test]
     fn each_setting_that_loses_events_is_named() {
-        let settings = |appendonly: &str, appendfsync: &str, maxmemory: &str, policy: &str| {
-            let settings = [
-                ("appendonly", appendonly),
-                ("appendfsync", appendfsync),
-                ("maxmemory", maxmemory),
-                ("maxmemory-policy", policy),
-            ];
+        let safe = [
+            ("appendonly", "yes"),
+            ("appendfsync", "always"),
+            ("no-appendfsync-on-rewrite", "no"),
+            ("maxmemory", "0"),
+            ("maxmemory-policy", "noeviction"),
+        ];
+        let with = |changes: &[(&str, &str)]| {
+            let settings = safe.iter().chain(changes);
             losses(
                 &settings
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .into(),
+                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                    .collect(),
             )
         };
-        assert!(settings("yes", "always", "0", "allkeys-lru").is_empty());
-        assert!(settings("yes", "always", "1000", "noeviction").is_empty());
-        for (warnings, part) in [
-            (settings("no", "everysec", "0", "noeviction"), "appendonly no"),
+        for harmless in [
+            &[][..],
+            &[("maxmemory", "1000")],
+            &[("maxmemory-policy", "allkeys-lru")],
+        ] {
+            assert!(with(harmless).is_empty(), "{harmless:?}");
+        }
+        for (changes, part) in [
             (
-                settings("yes", "everysec", "0", "noeviction"),
-                "appendfsync everysec",
+                &[("appendonly", "no"), ("appendfsync", "everysec")][..],
+                "appendonly no",
+            ),
+            (&[("appendfsync", "everysec")], "appendfsync everysec"),
+            (
+                &[("no-appendfsync-on-rewrite", "yes")],
+                "no-appendfsync-on-rewrite yes",
             ),
             (
-                settings("yes", "always", "1000", "allkeys-lru"),
+                &[("maxmemory", "1000"), ("maxmemory-policy", "allkeys-lru")],
                 "maxmemory-policy allkeys-lru",
             ),
         ] {
+            let warnings = with(changes);
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             assert!(warnings[0].contains(part), "{warnings:?}");
         }

@@ -242,7 +242,6 @@ impl Consumer {
                         connections
                             .set_deliveries(
                                 &self.site.keys,
-                                &self.site.instance,
                                 self.lease.partition,
                                 entry,
                                 deliveries.saturating_sub(1),
@@ -264,14 +263,17 @@ impl Consumer {
         let buried = connections
             .bury(&self.site.keys, partition, entry, deliveries, &letters)
             .await?;
-        self.site.figures.buried(buried);
-        tracing::error!(
-            partition,
-            entry = entry.id,
-            letters = buried,
-            reason = letters[0].reason,
-            "the broker had events that cannot be committed; `oncelog broker dead list` shows them"
-        );
+        // None when somebody has emptied Redis meanwhile.
+        if buried > 0 {
+            self.site.figures.buried(buried);
+            tracing::error!(
+                partition,
+                entry = entry.id,
+                letters = buried,
+                reason = letters[0].reason,
+                "the broker had events that cannot be committed; `oncelog broker dead list` shows them"
+            );
+        }
         Ok(Turn::Done)
     }
 

@@ -173,7 +173,12 @@ impl Keeper {
             }
             tokio::select! {
                 () = tokio::time::sleep(BROKER_TICK) => {}
-                () = self.state.doubted() => {}
+                () = self.state.doubted() => {
+                    // A tick would show that of one connection only.
+                    if let Err(error) = connections.check().await {
+                        return error.to_string();
+                    }
+                }
             }
         }
     }

@@ -6,6 +6,10 @@
 /// The consumer group of each stream.
 pub(super) const GROUP: &str = "oncelog";
 
+/// The one consumer of each group. Which instance that is, the lease says; a consumer for each of them would stay in Redis
+/// when the instance has gone.
+pub(super) const CONSUMER: &str = "owner";
+
 /// The names, with those of each partition.
 #[derive(Debug)]
 pub(super) struct Keys {

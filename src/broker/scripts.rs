@@ -1,10 +1,11 @@
 //! What Redis does for the broker in one step each: scripts in Lua, which happen whole or not at all, also in Redis's
-//! file, and calls of them.
+//! file, and calls of them. Those that lead to entries being taken out may run when Redis is out of memory (`allow-oom`): it is
+//! how it gets some back.
 
 use super::{
     connection::Connections,
     entry::Entry,
-    keys::{GROUP, Keys},
+    keys::{CONSUMER, GROUP, Keys},
 };
 use crate::limits::{BROKER_READ_BYTES, BROKER_READ_ENTRIES};
 use redis::{Cmd, FromRedisValue, RedisResult, Value, aio::MultiplexedConnection};
@@ -267,7 +268,7 @@ impl Connections {
         let mut call = script.with(&[keys.lease(lease.partition), keys.stream(lease.partition)]);
         call.arg(lease.value(instance))
             .arg(GROUP)
-            .arg(instance)
+            .arg(CONSUMER)
             .arg(BROKER_READ_ENTRIES)
             .arg(BROKER_READ_BYTES)
             .arg(match which {
@@ -360,7 +361,6 @@ impl Connections {
     pub(super) async fn set_deliveries(
         &self,
         keys: &Keys,
-        instance: &str,
         partition: u16,
         entry: &Delivered,
         deliveries: u64,
@@ -368,7 +368,7 @@ impl Connections {
         redis::cmd("XCLAIM")
             .arg(keys.stream(partition))
             .arg(GROUP)
-            .arg(instance)
+            .arg(CONSUMER)
             .arg(0)
             .arg(&entry.id)
             .arg("RETRYCOUNT")

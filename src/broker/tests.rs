@@ -202,6 +202,19 @@ async fn a_redis_of_another_store_is_refused_and_left_alone() {
     assert_eq!(tick.expect("Redis answers"), None);
 }
 
+#[tokio::test]
+async fn one_connection_that_is_cut_among_others_is_found() {
+    let redis = Redis::start();
+    let connections = connect(&redis).await;
+    connections.check().await.expect("all hold");
+    let all: String = redis.call(&["CLIENT", "LIST"]);
+    let (_, first) = all.split_once("id=").expect("a connection");
+    let (id, _) = first.split_once(' ').expect("more of it");
+    let killed: u64 = redis.call(&["CLIENT", "KILL", "ID", id]);
+    assert_eq!(killed, 1);
+    assert!(connections.check().await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_instances_share_the_work_and_one_takes_over_when_the_other_dies_or_leaves() {
     let redis = Redis::start();
@@ -279,7 +292,61 @@ async fn a_consumer_that_the_store_fences_off_comes_back_with_a_newer_lease_and_
     })
     .await;
     assert_in_order(&stored);
+    // It is by the store's refusal that leases have such numbers.
+    let token: u64 = redis.call(&["GET", KEYS.token]);
+    assert!(token > 1 << 52, "{token}");
     instance.running.stop().await;
+}
+
+/// Whatever an instance knows of a Redis that is empty now, scripts and leases included, must not be in its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_go_on_when_redis_is_emptied_or_has_lost_its_file() {
+    let redis = Redis::start();
+    let store = Arc::new(FakeStore::default());
+    let half = u64::from(BROKER_PARTITIONS) / 2;
+    let instances = [
+        Instance::start(&redis, &store).await,
+        Instance::start(&redis, &store).await,
+    ];
+    let topics: Vec<String> = (0..40).map(|number| format!("topic-{number}")).collect();
+    for round in 0..6_usize {
+        for instance in &instances {
+            instance.leases(half).await;
+        }
+        let before: u64 = redis.call(&["GET", KEYS.token]);
+        match round % 3 {
+            0 => {
+                let () = redis.call(&["FLUSHALL"]);
+            }
+            1 => {
+                let () = redis.call(&["FLUSHALL"]);
+                let () = redis.call(&["SCRIPT", "FLUSH"]);
+            }
+            _ => {
+                redis.kill9();
+                redis.lose_everything();
+                redis.start_again();
+            }
+        }
+        let id = round.to_string();
+        let events: Vec<_> = topics.iter().map(|topic| (topic.as_str(), id.as_str())).collect();
+        let deadline = Instant::now() + PATIENCE;
+        // Through either of them, as soon as it is connected.
+        while let Err(error) = instances[round % 2].broker.queue(batch(&events)).await {
+            assert!(Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        eventually("all is stored", || {
+            (store.identities().len() == (round + 1) * topics.len()).then_some(())
+        })
+        .await;
+        let after: u64 = redis.call(&["GET", KEYS.token]);
+        assert!(after > before, "{before} {after}");
+    }
+    assert_in_order(&store.identities());
+    for instance in instances {
+        instance.running.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,6 +102,11 @@ impl Redis {
         }
     }
 
+    /// Takes away what it has kept, as if its disk were a new one. It must not run.
+    pub(crate) fn lose_everything(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("appendonlydir")).expect("its file is there");
+    }
+
     /// Makes a call; fails the test when Redis does.
     #[track_caller]
     pub(crate) fn call<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {

@@ -361,6 +361,98 @@ fn redis_killed_again_and_again_under_load_loses_nothing_that_was_queued() {
     assert_eq!((received, conflicts), (unique + duplicates, 0));
 }
 
+/// Each request takes the next of several connections. One that was cut stayed among them while the others held: requests
+/// that came to it failed until the server's own look at Redis happened to come to it as well.
+#[test]
+fn a_connection_to_redis_that_is_cut_alone_is_replaced() {
+    let redis = Redis::start();
+    let server = server(&redis);
+    let mut client = server.client();
+    let mut sent = 0;
+    let mut one = || {
+        sent += 1;
+        queue(&mut client, &[Event::new("t", &sent.to_string())]).0
+    };
+    for _ in 0..32 {
+        assert_eq!(one(), 202);
+    }
+    let connections: String = redis.call(&["CLIENT", "LIST"]);
+    let id = |line: &str| line.split_once("id=")?.1.split(' ').next().map(str::to_owned);
+    let shared: Vec<_> = connections
+        .lines()
+        .filter(|line| line.contains("cmd=evalsha"))
+        .filter_map(id)
+        .collect();
+    assert!(shared.len() > 4, "{connections}");
+    let killed: u64 = redis.call(&["CLIENT", "KILL", "ID", &shared[0]]);
+    assert_eq!(killed, 1);
+    eventually("each of the connections takes events", || {
+        (0..32).all(|_| one() == 202).then_some(())
+    });
+}
+
+/// What waits is committed, also what has to be buried: that is how Redis gets memory back.
+#[test]
+fn redis_that_is_out_of_memory_refuses_and_is_drained() {
+    let redis = Redis::start();
+    redis.occupy();
+    let server = server(&redis);
+    let mut client = server.client();
+    let batch = events("t", 21);
+    for event in &batch[..20] {
+        queued(&mut client, std::slice::from_ref(event));
+    }
+    for partition in 0..16 {
+        let stream = format!("{{oncelog}}:stream:{partition}");
+        let _: String = redis.call(&["XADD", &stream, "*", "events", "1", "data", "[{}]"]);
+    }
+    let () = redis.call(&["CONFIG", "SET", "maxmemory", "1"]);
+    let (status, problem) = queue(&mut client, &batch[20..]);
+    assert_eq!(
+        (status, &problem["type"]),
+        (503, &json!("/problems/broker-unavailable"))
+    );
+    assert!(
+        problem["detail"].as_str().unwrap().contains("maxmemory"),
+        "{problem}"
+    );
+    redis.give_free();
+    received(&mut client, 20);
+    eventually("what is no event is buried", || {
+        (client.get("/stats").ok()["broker"]["dead"] == 16).then_some(())
+    });
+    let () = redis.call(&["CONFIG", "SET", "maxmemory", "0"]);
+    queued(&mut client, &batch[20..]);
+    received(&mut client, 21);
+    assert_eq!(client.counters(), [21, 21, 0, 0]);
+}
+
+/// Each start left a consumer in each group for ever.
+#[test]
+fn instances_that_have_gone_leave_nothing_in_redis() {
+    let redis = Redis::start();
+    let mut server = server(&redis);
+    for round in 0..3 {
+        queued(&mut server.client(), &[Event::new("t", &round.to_string())]);
+        received(&mut server.client(), round + 1);
+        server.kill9();
+        server = server.restart();
+    }
+    queued(&mut server.client(), &[Event::new("t", "last")]);
+    received(&mut server.client(), 4);
+    let consumers: usize = (0..16)
+        .map(|partition| format!("{{oncelog}}:stream:{partition}"))
+        .filter(|stream| redis.call::<u64>(&["EXISTS", stream]) == 1)
+        .map(|stream| redis.call::<Vec<redis::Value>>(&["XINFO", "CONSUMERS", &stream, "oncelog"]))
+        .map(|consumers| consumers.len())
+        .max()
+        .unwrap();
+    assert_eq!(consumers, 1);
+    eventually("those that were killed are forgotten", || {
+        (redis.call::<u64>(&["ZCARD", "{oncelog}:instances"]) == 1).then_some(())
+    });
+}
+
 #[test]
 fn a_server_starts_without_its_redis_and_uses_it_as_soon_as_it_is_there() {
     let redis = Redis::stopped(&[]);
@@ -383,13 +475,29 @@ fn redis_that_is_emptied_while_it_is_used_is_set_up_anew() {
     let mut client = server.client();
     queued(&mut client, &events("t", 5));
     received(&mut client, 5);
-    for round in 0..3_u64 {
-        let () = redis.call(&["FLUSHALL"]);
+    for round in 0..4 {
+        match round % 2 {
+            0 => {
+                let () = redis.call(&["FLUSHALL"]);
+            }
+            _ => {
+                redis.kill9();
+                redis.lose_everything();
+                redis.start_again();
+                eventually("it takes events again", || {
+                    (queue(&mut client, &[Event::new("t", "0")]).0 == 202).then_some(())
+                });
+            }
+        }
         let id = format!("after-{round}");
         queued(&mut client, &[Event::new("t", &id)]);
-        received(&mut client, 6 + round);
+        eventually("it is stored", || {
+            (client.get(&format!("/events/t/{id}")).status == 200).then_some(())
+        });
     }
-    assert_eq!(client.counters(), [8, 8, 0, 0]);
+    let [received, unique, duplicates, conflicts] = client.counters();
+    assert_eq!((unique, conflicts), (9, 0));
+    assert_eq!(received, unique + duplicates);
     assert_eq!(server.log().matches("panicked").count(), 0, "{}", server.log());
 }
 
@@ -559,6 +667,10 @@ fn a_redis_that_would_lose_events_is_warned_of_by_the_setting() {
     for (arguments, warning) in [
         (vec!["--appendonly", "no"], Some("appendonly no")),
         (vec!["--appendfsync", "everysec"], Some("appendfsync everysec")),
+        (
+            vec!["--no-appendfsync-on-rewrite", "yes"],
+            Some("no-appendfsync-on-rewrite yes"),
+        ),
         (
             vec!["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"],
             Some("maxmemory-policy allkeys-lru"),

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Takes entries out whose events are committed. An entry is taken out once, however often this is called.
 -- KEYS: stream, queued
 -- ARGV: group, then for each entry: id, events, bytes

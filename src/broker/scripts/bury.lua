@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Takes one entry out and keeps what of it could not be committed as dead letters; once, however often this is called.
 -- KEYS: stream, queued, dead
 -- ARGV: group, id, events, bytes, partition, deliveries, then for each letter: reason, events, data; no data stands for

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Hands the next entries of a partition to the holder of its lease; nobody else gets any.
 -- KEYS: lease, stream
 -- ARGV: the lease's value, group, consumer, most entries, enough bytes, 'new' or 'pending'

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Gives leases back that the caller still has.
 -- KEYS: leases
 -- ARGV: the value of each

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Tells the others that an instance is there, keeps its leases, takes free ones up to its share, and looks at the whole.
 -- KEYS: queued, dead, token, instances, meta, then the lease of each partition, then the stream of each partition
 -- ARGV: instance, lease time in ms, partitions, smallest token, store, then for each lease that it has: partition, token
