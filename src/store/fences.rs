@@ -1,7 +1,8 @@
 //! The newest lease that each of a broker's partitions was committed under, in memory.
 //!
 //! Enough for a store that one process has to itself: what was committed under an older lease cannot come any more once
-//! that process has ended. A store that several processes share keeps the same in a table, checked in the transaction.
+//! that process has ended. A store that several processes share keeps the same in a table, checked in the transaction, and
+//! what a commit has learned from it here.
 
 use crate::event::Fence;
 use std::collections::HashMap;
@@ -24,6 +25,12 @@ impl Fences {
         *newest = token;
         Ok(())
     }
+
+    /// Takes note of a token that a batch was or may have been committed under.
+    pub(crate) fn know(&mut self, Fence { partition, token }: Fence) {
+        let newest = self.0.entry(partition).or_insert(token);
+        *newest = token.max(*newest);
+    }
 }
 
 #[cfg(test)]
@@ -40,5 +47,14 @@ mod tests {
         assert_eq!(fences.admit(fence(1, 8)), Err(9));
         assert_eq!(fences.admit(fence(2, 1)), Ok(()));
         assert_eq!(fences.admit(None), Ok(()));
+        fences.know(Fence {
+            partition: 2,
+            token: 5,
+        });
+        fences.know(Fence {
+            partition: 2,
+            token: 4,
+        });
+        assert_eq!(fences.admit(fence(2, 4)), Err(5));
     }
 }

@@ -13,6 +13,7 @@ mod harness;
 mod backup;
 mod bad_input;
 mod broker;
+mod broker_instances;
 mod cli_end_to_end;
 mod cluster;
 mod compressed_answers;

@@ -9,6 +9,7 @@ use crate::{
     store::{BatchOutcome, Placed},
 };
 use hashbrown::HashMap;
+use std::collections::BTreeMap;
 
 /// Where an identity stands, and the fingerprint of its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +20,26 @@ pub(super) struct Found {
 
 /// The events of a commit.
 pub(super) struct Plan<'a> {
-    /// The batches that take part, with the numbers of their events' topics; `None` for one that does not.
     batches: Vec<Planned<'a>>,
+    /// The largest token under which batches come for each partition of a broker.
+    pub(super) fences: BTreeMap<u16, u64>,
     /// The first event of each identity, in the order sent.
     pub(super) firsts: Vec<First<'a>>,
 }
 
 enum Planned<'a> {
+    /// With the numbers of its events' topics.
     Takes(&'a Batch, Vec<TopicNumber>),
+    Refused(Refused),
+}
+
+/// Why a batch takes no part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The topic of the event at this place would be one too many.
     TooManyTopics { event: usize },
+    /// Its lease has ended; the newest one of its partition has this token.
+    Fenced { newest: u64 },
 }
 
 /// An event that is new, unless the store has its identity.
@@ -45,7 +57,7 @@ pub(super) struct Decided {
 }
 
 /// As [`BatchOutcome`].
-pub(super) type Outcomes = Result<Vec<Placed>, usize>;
+pub(super) type Outcomes = Result<Vec<Placed>, Refused>;
 
 /// What a commit counts: arrays with an entry a topic.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,17 +71,21 @@ pub(super) struct Counts {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans the commit of batches whose topics have these numbers; an error is the place of an event whose topic would be
-    /// one too many.
+    /// Plans the commit of batches whose topics have these numbers, without those that are refused.
     pub(super) fn new(
-        batches: impl IntoIterator<Item = (&'a Batch, Result<Vec<TopicNumber>, usize>)>,
+        batches: impl IntoIterator<Item = (&'a Batch, Result<Vec<TopicNumber>, Refused>)>,
     ) -> Self {
+        let mut fences = BTreeMap::new();
         let mut seen: HashMap<Key, ()> = HashMap::new();
         let mut firsts = Vec::new();
         let batches = batches
             .into_iter()
             .map(|(batch, topics)| match topics {
                 Ok(topics) => {
+                    if let Some(fence) = batch.fence() {
+                        let token = fences.entry(fence.partition).or_insert(fence.token);
+                        *token = fence.token.max(*token);
+                    }
                     for (event, &topic) in batch.events().zip(&topics) {
                         if seen.insert(event.key, ()).is_none() {
                             firsts.push(First { event, topic });
@@ -77,10 +93,14 @@ impl<'a> Plan<'a> {
                     }
                     Planned::Takes(batch, topics)
                 }
-                Err(event) => Planned::TooManyTopics { event },
+                Err(refused) => Planned::Refused(refused),
             })
             .collect();
-        Self { batches, firsts }
+        Self {
+            batches,
+            fences,
+            firsts,
+        }
     }
 
     /// Says what became of each event. `new` are the identities that were stored, `known` those that were there before;
@@ -97,8 +117,8 @@ impl<'a> Plan<'a> {
         for planned in &self.batches {
             let (batch, topics) = match planned {
                 Planned::Takes(batch, topics) => (batch, topics),
-                Planned::TooManyTopics { event } => {
-                    outcomes.push(Err(*event));
+                Planned::Refused(refused) => {
+                    outcomes.push(Err(*refused));
                     continue;
                 }
             };
@@ -165,7 +185,8 @@ pub(super) fn told(outcomes: Vec<Outcomes>) -> Vec<BatchOutcome> {
         .into_iter()
         .map(|outcome| match outcome {
             Ok(placed) => BatchOutcome::Committed(placed),
-            Err(event) => BatchOutcome::TooManyTopics { event },
+            Err(Refused::TooManyTopics { event }) => BatchOutcome::TooManyTopics { event },
+            Err(Refused::Fenced { newest }) => BatchOutcome::Fenced { newest },
         })
         .collect()
 }

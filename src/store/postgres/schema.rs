@@ -18,7 +18,7 @@ const MIGRATION_LOCK: i64 = 0x6F6E_6365_6C6F_6700;
 const RUNNING_TAG: i64 = 0x6F6C;
 
 /// What brings the tables from each version to the next; the first makes them.
-const MIGRATIONS: &[fn() -> String] = &[first];
+const MIGRATIONS: &[fn() -> String] = &[first, second];
 
 fn first() -> String {
     format!(
@@ -130,6 +130,17 @@ SELECT topics.name AS topic, event_id, timestamp, source, payload,
 FROM events JOIN topics ON topics.number = events.topic;
 "
     )
+}
+
+fn second() -> String {
+    "
+-- The newest lease that each partition of a broker was committed under; a commit under an older one is refused.
+CREATE TABLE fences (
+    partition integer PRIMARY KEY,
+    token bigint NOT NULL
+);
+"
+    .to_owned()
 }
 
 /// Brings the tables up to date, and returns the store's identity, its branches, and a number for each of this

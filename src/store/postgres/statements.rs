@@ -5,6 +5,16 @@ use bytes::{BufMut, BytesMut};
 use std::error::Error;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
+/// Notes the tokens under which a commit comes, where they are the newest. Locks the rows either way, until the commit has
+/// ended, so whoever has the partition next comes behind it; in their order, or two commits could wait for each other.
+pub(super) const FENCE: &str = "INSERT INTO fences AS known (partition, token) \
+     SELECT partition, token FROM unnest($1::integer[], $2::bigint[]) AS of (partition, token) ORDER BY partition \
+     ON CONFLICT (partition) DO UPDATE SET token = excluded.token WHERE known.token < excluded.token";
+
+/// The newest tokens, of rows that are locked.
+pub(super) const NEWEST_TOKENS: &str =
+    "SELECT partition, token FROM fences WHERE partition = ANY($1::integer[])";
+
 /// Stores identities and returns those that were new, with their seqs. Seqs are taken in the order of the arrays, which is
 /// the order sent; rows go in in the order of their keys, or two commits could wait for each other.
 pub(super) const IDENTIFY: &str = "WITH sent AS MATERIALIZED \

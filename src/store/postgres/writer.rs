@@ -11,16 +11,16 @@
 
 use super::{
     Shared, counters, failure,
-    plan::{Decided, First, Found, Plan, told},
+    plan::{Decided, First, Found, Plan, Refused, told},
     server::Session,
-    statements::{APPEND, COPY, COPY_TYPES, COUNT, DISOWN, FIND, IDENTIFY, SqlKey},
+    statements::{APPEND, COPY, COPY_TYPES, COUNT, DISOWN, FENCE, FIND, IDENTIFY, NEWEST_TOKENS, SqlKey},
     topics::TopicNumber,
 };
 use crate::{
-    event::{Batch, Event, Fingerprint, Key, Seq},
+    event::{Batch, Event, Fence, Fingerprint, Key, Seq},
     faults::{self, CrashPoint},
     limits,
-    store::{BatchOutcome, CommitError, Writer},
+    store::{BatchOutcome, CommitError, Fences, Writer},
 };
 use hashbrown::HashMap;
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -43,6 +43,8 @@ pub(super) struct PostgresWriter {
 
 struct Connection {
     session: Session,
+    fence: Statement,
+    newest_tokens: Statement,
     announce: Statement,
     identify: Statement,
     find: Statement,
@@ -75,6 +77,8 @@ enum Failed {
     InDoubt(Decided),
     /// The server contradicts itself.
     Contradiction(Key),
+    /// Nothing of it is stored: some batches come under leases that are not the newest. These are.
+    Fenced(Vec<Fence>),
 }
 
 impl From<Error> for Failed {
@@ -133,8 +137,9 @@ impl PostgresWriter {
         let until = Instant::now() + patience;
         let mut pause = limits::POSTGRES_BACKOFF_FIRST;
         let mut plan = None;
+        let mut fences = Fences::default();
         loop {
-            let failed = match self.attempt(batches, &mut plan).await {
+            let failed = match self.attempt(batches, &mut plan, &mut fences).await {
                 Ok(decided) => return Ok(self.done(decided)),
                 Err(failed) => failed,
             };
@@ -151,6 +156,12 @@ impl PostgresWriter {
                         "{}: an identity ({key:?}) is neither new nor known; is something else changing the tables?",
                         self.shared.server
                     )));
+                }
+                // At once again, without them.
+                Failed::Fenced(newest) => {
+                    newest.into_iter().for_each(|fence| fences.know(fence));
+                    plan = None;
+                    continue;
                 }
                 Failed::InDoubt(decided) => match self.happened().await? {
                     true => return Ok(self.done(decided)),
@@ -187,6 +198,7 @@ impl PostgresWriter {
         &mut self,
         batches: &[&'a Batch],
         plan: &mut Option<Plan<'a>>,
+        fences: &mut Fences,
     ) -> Result<Decided, Failed> {
         let until = Instant::now() + limits::POSTGRES_COMMIT_TIMEOUT;
         let shared = Arc::clone(&self.shared);
@@ -194,7 +206,7 @@ impl PostgresWriter {
             let connection = self.connected().await?;
             let made = match plan.take() {
                 Some(made) => made,
-                None => make_plan(&shared, connection, batches).await?,
+                None => make_plan(&shared, connection, batches, fences).await?,
             };
             Ok::<_, Error>(plan.insert(made))
         });
@@ -318,11 +330,20 @@ async fn make_plan<'a>(
     shared: &Shared,
     connection: &mut Connection,
     batches: &[&'a Batch],
+    fences: &mut Fences,
 ) -> Result<Plan<'a>, Error> {
+    let fenced: Vec<Option<u64>> = batches
+        .iter()
+        .map(|batch| fences.admit(batch.fence()).err())
+        .collect();
     let mut refused = vec![None; batches.len()];
     let unknown: Vec<Vec<&str>> = batches
         .iter()
-        .map(|batch| unknown_topics(shared, batch))
+        .zip(&fenced)
+        .map(|(batch, fenced)| match fenced {
+            None => unknown_topics(shared, batch),
+            Some(_) => Vec::new(),
+        })
         .collect();
     if unknown.iter().any(|names| !names.is_empty()) {
         refused = shared
@@ -330,13 +351,19 @@ async fn make_plan<'a>(
             .add(&mut connection.session.client, &unknown)
             .await?;
     }
-    let numbered = batches.iter().zip(refused).map(|(&batch, one_too_many)| {
+    let numbered = batches.iter().zip(fenced).zip(refused);
+    let numbered = numbered.map(|((&batch, fenced), one_too_many)| {
+        if let Some(newest) = fenced {
+            return (batch, Err(Refused::Fenced { newest }));
+        }
         let is_it = |event: Event<'_>| one_too_many.as_deref() == Some(event.topic);
         let numbers = batch.events().map(|event| shared.topics.number(event.topic));
         let numbers: Option<Vec<TopicNumber>> = numbers.collect();
         (
             batch,
-            numbers.ok_or_else(|| batch.events().position(is_it).unwrap_or_default()),
+            numbers.ok_or_else(|| Refused::TooManyTopics {
+                event: batch.events().position(is_it).unwrap_or_default(),
+            }),
         )
     });
     Ok(Plan::new(numbered))
@@ -357,7 +384,9 @@ impl Connection {
     async fn open(shared: &Shared) -> Result<Self, Error> {
         let session = shared.server.connect().await?;
         let client = &session.client;
-        let (announce, identify, find, append, copy, count, disown) = tokio::try_join!(
+        let (fence, newest_tokens, announce, identify, find, append, copy, count, disown) = tokio::try_join!(
+            client.prepare(FENCE),
+            client.prepare(NEWEST_TOKENS),
             client.prepare("SELECT announce()"),
             client.prepare(IDENTIFY),
             client.prepare(FIND),
@@ -367,6 +396,8 @@ impl Connection {
             client.prepare(DISOWN),
         )?;
         Ok(Self {
+            fence,
+            newest_tokens,
             announce,
             identify,
             find,
@@ -378,7 +409,7 @@ impl Connection {
         })
     }
 
-    /// Begins the transaction, stores the identities, and decides.
+    /// Begins the transaction, checks the fences, stores the identities, and decides.
     async fn identify<'a>(&self, plan: &Plan<'a>) -> Result<Identified<'a>, Failed> {
         let client = &self.session.client;
         let keys: Vec<SqlKey> = plan.firsts.iter().map(|first| SqlKey(first.event.key)).collect();
@@ -389,12 +420,17 @@ impl Connection {
             .collect();
         // Sent at once, in this order; the server works through them one by one.
         let parameters: [&(dyn ToSql + Sync); 2] = [&keys, &fingerprints];
-        let (_, announced, inserted) = tokio::try_join!(
+        let (_, newest, announced, inserted) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN"),
+            // Before seqs are announced: whoever has to wait here holds up no readers.
+            self.fence(plan),
             client.query_one(&self.announce, &[]),
             client.query(&self.identify, &parameters),
         )?;
+        if !newest.is_empty() {
+            return Err(Failed::Fenced(newest));
+        }
         let mut new: HashMap<Key, Seq> = HashMap::with_capacity(inserted.len());
         for row in &inserted {
             let SqlKey(key) = row.get(0);
@@ -422,6 +458,28 @@ impl Connection {
             stored: plan.firsts.iter().filter_map(is_stored).collect(),
             at: announced.get(0),
         })
+    }
+
+    /// Takes the place behind all commits of the same partitions; returns those whose newest lease is another one.
+    async fn fence(&self, plan: &Plan<'_>) -> Result<Vec<Fence>, Error> {
+        if plan.fences.is_empty() {
+            return Ok(Vec::new());
+        }
+        let partitions: Vec<i32> = plan.fences.keys().copied().map(i32::from).collect();
+        let tokens: Vec<i64> = plan.fences.values().map(|token| token.cast_signed()).collect();
+        let client = &self.session.client;
+        let parameters: [&(dyn ToSql + Sync); 2] = [&partitions, &tokens];
+        let (_, rows) = tokio::try_join!(
+            biased;
+            client.execute(&self.fence, &parameters),
+            client.query(&self.newest_tokens, &parameters[..1]),
+        )?;
+        let ours = |fence: &Fence| plan.fences.get(&fence.partition) == Some(&fence.token);
+        let newest = rows.iter().map(|row| Fence {
+            partition: row.get::<_, i32>(0) as u16,
+            token: row.get::<_, i64>(1).cast_unsigned(),
+        });
+        Ok(newest.filter(|fence| !ours(fence)).collect())
     }
 
     /// Appends the events and ends the transaction.
