@@ -8,7 +8,7 @@ mod redis_server;
 use super::{
     Broker, BrokerConfig, Letters, QueueError, Running, Settlement,
     connection::{ConnectError, Connections, Connector},
-    keys::Keys,
+    keys::{CONSUMER, GROUP, Keys},
     scripts::{Lease, Which},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     health::Health,
     http::testing::{FakeStore, FakeWriter, Fault, IDENTITY},
     ingest::{self, Ingest},
-    limits::BROKER_PARTITIONS,
+    limits::{BROKER_PARTITIONS, BROKER_TRIES},
     store::Store,
     wakeup::Wakeup,
 };
@@ -418,6 +418,64 @@ async fn what_fails_alone_again_and_again_becomes_a_dead_letter_and_what_is_behi
         .expect("Redis answers");
     assert_eq!(again.settled, 0, "a letter is settled once");
     instance.running.stop().await;
+}
+
+/// A full queue is nobody's fault but the load's, however long it stays full.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_finds_no_place_in_the_queue_is_not_blamed_for_it() {
+    let redis = Redis::start();
+    redis.occupy();
+    let store = Arc::new(FakeStore::default());
+    // Nobody drains it, and one event fills it.
+    let (ingest, _queue) = ingest::queue(1);
+    let health = Health::default();
+    health.set_committer_running(true);
+    let room = Arc::new(tokio::sync::Semaphore::new(1));
+    let room = room.acquire_owned().await.expect("it is open");
+    let first = ingest.clone();
+    tokio::spawn(async move { first.submit(batch(&[("b", "0")]), room).await });
+    let started = Broker::start(config(&redis), store.as_ref(), ingest, health).await;
+    let (broker, running) = started.unwrap_or_else(|error| panic!("{error}"));
+    broker
+        .queue(batch(&[("a", "0")]))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let streams = (0..BROKER_PARTITIONS).map(|partition| KEYS.stream(partition));
+    let stream = streams
+        .into_iter()
+        .find(|stream| redis.call::<u64>(&["XLEN", stream]) == 1)
+        .expect("it is in one of them");
+    // Somebody has read it and died.
+    let () = redis.call(&["XGROUP", "CREATE", &stream, GROUP, "0"]);
+    let read = [
+        "XREADGROUP",
+        "GROUP",
+        GROUP,
+        CONSUMER,
+        "STREAMS",
+        stream.as_str(),
+        ">",
+    ];
+    let _: redis::Value = redis.call(&read);
+    redis.give_free();
+    eventually("it is tried more often than what is to blame", || {
+        (redelivered(&broker) > BROKER_TRIES + 2).then_some(())
+    })
+    .await;
+    assert_eq!(redis.call::<u64>(&["XLEN", KEYS.dead]), 0);
+    assert_eq!(redis.call::<u64>(&["XLEN", &stream]), 1);
+    running.stop().await;
+}
+
+fn redelivered(broker: &Broker) -> u64 {
+    let mut registry = prometheus_client::registry::Registry::default();
+    broker.figures().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+    text.lines()
+        .find_map(|line| line.strip_prefix("broker_redelivered_entries_total "))
+        .and_then(|count| count.parse().ok())
+        .expect("it is there")
 }
 
 #[tokio::test(flavor = "multi_thread")]
