@@ -1,4 +1,4 @@
-//! Several instances on one command: `scripts/cluster` starts a PostgreSQL server, two instances and a proxy; what clients
+//! Several instances on one command: `scripts/cluster` starts PostgreSQL, Redis, two instances and a proxy; what clients
 //! see of them is one server, also when an instance or the database is killed; and nothing of it is left behind.
 
 use crate::harness::{Answer, Client, eventually};
@@ -86,6 +86,15 @@ fn send(client: &mut Client, id: usize) -> Answer {
     client.post("/publish", "application/json", event(id).as_bytes())
 }
 
+fn queue(client: &mut Client, id: usize) -> Answer {
+    client.post("/publish?ack=queued", "application/json", event(id).as_bytes())
+}
+
+fn is_stored(client: &mut Client, id: usize) -> Option<()> {
+    let answer = client.get(&format!("/events/cluster/{id}"));
+    (answer.status == 200).then_some(())
+}
+
 /// The counts of an answer to a publish of one event, over a connection of its own.
 fn publish(address: SocketAddr, id: usize) -> (u64, u64) {
     let counts = send(&mut Client::new(address), id).ok();
@@ -137,14 +146,31 @@ fn a_cluster_is_one_server_to_its_clients_whichever_part_is_killed() {
         assert_eq!(publish(address, id), (0, 1), "the other instance knows it");
     }
 
+    // Without Redis only what is to be queued is refused.
+    cluster.run(&["kill", "redis"]);
+    eventually("an instance finds the broker away", || {
+        Some(queue(&mut client, 200)).filter(|answer| answer.status == 503)
+    });
+    assert_eq!(publish(address, 20), (1, 0));
+    cluster.run(&["up"]);
+    let queued = eventually("the broker is in use again", || {
+        Some(queue(&mut client, 200)).filter(|answer| answer.status == 202)
+    });
+    assert_eq!(queued.json()["queued"], 1);
+    eventually("what was queued is stored", || is_stored(&mut client, 200));
+
     // Without the database the instances say so, and go on by themselves when it is back.
     cluster.run(&["kill", "postgres"]);
     let answer = eventually("an instance finds the database away", || {
         Some(send(&mut client, 100)).filter(|answer| answer.status == 503)
     });
     assert_eq!(answer.json()["title"], "The store cannot commit");
+    assert_eq!(queue(&mut client, 300).status, 202, "the broker has room");
     cluster.run(&["up"]);
     assert_eq!(publish(address, 19), (0, 1));
+    eventually("what was queued meanwhile is stored", || {
+        is_stored(&mut client, 300)
+    });
     cluster.run(&["status"]);
 
     assert!(!cluster.processes().is_empty());
