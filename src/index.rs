@@ -384,6 +384,8 @@ impl Index {
                 self.shared.home.remove(segment.name());
             }
             finished.pop_front();
+            // As long as a merge waited to be listed, no other one was begun.
+            self.background.look_for_merges();
         }
         None
     }
