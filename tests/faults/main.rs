@@ -25,6 +25,7 @@ mod fuzz;
 mod kill;
 mod model;
 mod overload;
+mod postgres;
 mod power;
 mod scenario;
 mod shim;
@@ -38,6 +39,7 @@ use scenario::Scenario;
 const SCENARIOS: &[&[Scenario]] = &[
     kill::SCENARIOS,
     stop::SCENARIOS,
+    postgres::SCENARIOS,
     power::SCENARIOS,
     torn_writes::SCENARIOS,
     full_disk::SCENARIOS,
