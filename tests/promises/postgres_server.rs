@@ -33,9 +33,9 @@ fn several_instances_that_start_at_once_on_an_empty_database_make_one_store() {
             .collect();
         starts.into_iter().map(|start| start.join().unwrap()).collect()
     });
-    let applied =
-        database.sql("SELECT string_agg(version::text, ' ' ORDER BY version) FROM oncelog.schema_version");
-    assert_eq!(applied, "1");
+    // Each step was done once.
+    let applied = database.sql("SELECT min(version), count(*) = max(version) FROM oncelog.schema_version");
+    assert_eq!(applied, "1|t");
     // A cursor of one is taken by all, and what one stores is known to all.
     let page = instances[0].client().get("/events?order=asc").ok();
     let cursor = page["next"].as_str().unwrap();
@@ -60,7 +60,7 @@ fn tables_of_a_newer_version_are_refused_and_stay_as_they_are() {
     let state = "SELECT (SELECT count(*) FROM oncelog.schema_version), (SELECT last_value FROM oncelog.writers), \
                  (SELECT count(*) FROM oncelog.events)";
     let before = database.sql(state);
-    refused_with(&database.url(), "version 7, this program knows up to 1");
+    refused_with(&database.url(), "version 7, this program knows up to ");
     assert_eq!(database.sql(state), before);
     database.sql("DELETE FROM oncelog.schema_version WHERE version = 7");
     assert_eq!(database.instance().client().counters(), [1, 1, 0, 0]);
