@@ -7,7 +7,7 @@
 mod settings;
 mod sources;
 
-pub use settings::{Arguments, BrokerArguments, SETTINGS, Setting, StoreArguments};
+pub use settings::{Arguments, BrokerArguments, FileArguments, SETTINGS, Setting, StoreArguments};
 pub use sources::{Environment, Source};
 
 use crate::{

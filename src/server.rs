@@ -11,7 +11,7 @@ mod tests;
 mod tls;
 
 use crate::{
-    access::{Gate, KeyFile, KeyFileError},
+    access::{Gate, KeyError, KeyFile, KeyStore},
     broker::{self, Broker},
     client::EndpointError,
     committer,
@@ -51,12 +51,12 @@ pub enum ServeError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// Opening the store ended with a panic.
+    /// Opening the store, or reading its keys, ended with a panic.
     #[error("opening the store panicked; see the log")]
     OpeningPanicked,
     /// The keys cannot be read.
     #[error(transparent)]
-    Keys(#[from] KeyFileError),
+    Keys(#[from] KeyError),
     /// Everyone who reaches the address could read and write everything.
     #[error(
         "no key is made, and without keys oncelog answers on this machine alone, not on {address}. Make one \
@@ -94,11 +94,14 @@ pub async fn serve(
     listener: std::net::TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let gate = Gate::open(
-        KeyFile::beside(&config.database_path),
-        config.allow_anonymous,
-        config.limits,
-    )?;
+    let mut shutdown = Box::pin(shutdown);
+    let gate = tokio::select! {
+        opened = open_gate(&config) => opened?,
+        () = &mut shutdown => {
+            tracing::info!("stopped while the keys were being read");
+            return Ok(());
+        }
+    };
     let address = listener.local_addr().map_err(ServeError::Listen)?.ip();
     if gate.is_open() && !config.allow_anonymous && !address.is_loopback() {
         return Err(ServeError::Open { address });
@@ -117,7 +120,6 @@ pub async fn serve(
         maintenance,
         wakeup.clone(),
     );
-    let mut shutdown = Box::pin(shutdown);
     let (writers, store) = tokio::select! {
         opened = opening => opened?,
         // To rebuild a large segment takes minutes. Whatever a start does is safe to leave at any moment.
@@ -156,6 +158,22 @@ pub async fn serve(
     .await
 }
 
+/// Reads the keys where the store is.
+async fn open_gate(config: &Config) -> Result<Gate, ServeError> {
+    let keys: Box<dyn KeyStore> = match &config.database_url {
+        Some(url) => Box::new(postgres::KeyTable::open(server(url)?).await?),
+        None => Box::new(KeyFile::beside(&config.database_path)),
+    };
+    let (allow_anonymous, limits) = (config.allow_anonymous, config.limits);
+    let opened = tokio::task::spawn_blocking(move || Gate::open(keys, allow_anonymous, limits)).await;
+    Ok(opened.map_err(|_| ServeError::OpeningPanicked)??)
+}
+
+fn server(url: &DatabaseUrl) -> Result<postgres::Server, OpenError> {
+    url.server()
+        .map_err(|error| OpenError(format!("DATABASE_URL: {error}")))
+}
+
 /// Opens the store on the server that the URL names, or else in the file.
 async fn open_store(
     file: PathBuf,
@@ -164,10 +182,7 @@ async fn open_store(
     wakeup: Wakeup,
 ) -> Result<postgres::Opened, ServeError> {
     if let Some(url) = url {
-        let server = url
-            .server()
-            .map_err(|error| OpenError(format!("DATABASE_URL: {error}")))?;
-        return Ok(postgres::open(server, maintenance, &wakeup).await?);
+        return Ok(postgres::open(server(&url)?, maintenance, &wakeup).await?);
     }
     let opened = tokio::task::spawn_blocking(move || sqlite::open(&file, maintenance)).await;
     let (writer, store) = opened.map_err(|_| ServeError::OpeningPanicked)??;

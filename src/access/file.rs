@@ -5,12 +5,10 @@
 //! read it.
 
 use super::{
-    grant::{Grant, Scope, TopicPattern},
-    rate::Limits,
-    secret::{Hash, Secret},
+    key_store::{KeyError, KeyStore, Stamp},
+    record::KeyRecord,
 };
-use crate::limits::{MAX_KEY_FILE_BYTES, MAX_KEY_PATTERNS, MAX_KEYS, MAX_NAME_CHARS};
-use jiff::Timestamp;
+use crate::limits::MAX_KEY_FILE_BYTES;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -22,90 +20,10 @@ use std::{
 /// The format of the file.
 const FORMAT: u32 = 1;
 
-/// The keys of a store.
+/// The keys of a store in a file.
 #[derive(Clone, Debug)]
 pub struct KeyFile {
     path: PathBuf,
-}
-
-/// What is kept of a key.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeyRecord {
-    /// Its id, which is no secret.
-    pub id: String,
-    /// What people call it.
-    pub name: String,
-    /// What it allows.
-    pub scopes: Vec<Scope>,
-    /// For which topics.
-    pub topics: Vec<TopicPattern>,
-    /// When it was made, to the microsecond, as all times here.
-    pub created_at: Timestamp,
-    /// From when on it is refused, if ever.
-    pub expires_at: Option<Timestamp>,
-    /// Since when it is refused, if it is.
-    pub revoked_at: Option<Timestamp>,
-    /// How fast it may be used. A program that does not know of limits refuses a file that has some; one without can be
-    /// read by all.
-    #[serde(default, skip_serializing_if = "Limits::is_empty")]
-    pub limits: Limits,
-    /// The SHA-256 of its secret, in base64url.
-    secret_sha256: String,
-}
-
-impl KeyRecord {
-    /// Whether it is let in at this moment.
-    pub fn is_live(&self, now: Timestamp) -> bool {
-        self.revoked_at.is_none() && self.expires_at.is_none_or(|expires| now < expires)
-    }
-
-    pub(super) fn hash(&self) -> Option<Hash> {
-        Hash::from_text(&self.secret_sha256)
-    }
-
-    pub(super) fn grant(&self) -> Grant {
-        Grant::new(self.id.clone(), self.scopes.clone(), self.topics.clone())
-    }
-}
-
-/// A key that is to be made.
-#[derive(Clone, Debug)]
-pub struct NewKey {
-    /// What people call it: 1 to 255 characters.
-    pub name: String,
-    /// What it allows.
-    pub scopes: Vec<Scope>,
-    /// For which topics.
-    pub topics: Vec<TopicPattern>,
-    /// From when on it is refused.
-    pub expires_at: Option<Timestamp>,
-    /// How fast it may be used.
-    pub limits: Limits,
-}
-
-/// Why the keys cannot be read or changed. The message says what was wrong, where, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
-    /// The file, or its folder, cannot be read or written.
-    #[error("{}: {error}; check that this user may read and write the file and its folder", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// What the operating system says.
-        error: io::Error,
-    },
-    /// The file is there and cannot be understood.
-    #[error("{} cannot be used: {reason}. Put back a good copy, or remove it and make new keys", path.display())]
-    Damaged {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The change cannot be made.
-    #[error("{0}")]
-    Refused(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,14 +31,6 @@ pub enum KeyFileError {
 struct Document {
     format: u32,
     keys: Vec<KeyRecord>,
-}
-
-/// Tells one state of the file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
 }
 
 impl KeyFile {
@@ -136,8 +46,40 @@ impl KeyFile {
         &self.path
     }
 
-    /// All keys, also revoked ones; `None` when there is no file.
-    pub fn read(&self) -> Result<Option<Vec<KeyRecord>>, KeyFileError> {
+    fn failed(&self, error: io::Error) -> KeyError {
+        KeyError::Io {
+            path: self.path.clone(),
+            error,
+        }
+    }
+
+    fn damaged(&self, reason: String) -> KeyError {
+        KeyError::Damaged {
+            place: self.place(),
+            reason,
+            cure: "Put back a good copy, or remove it and make new keys",
+        }
+    }
+}
+
+impl KeyStore for KeyFile {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn stamp(&self) -> Result<Option<Stamp>, KeyError> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => Ok(Some(Stamp::File {
+                inode: metadata.ino(),
+                bytes: metadata.len(),
+                modified: (metadata.mtime(), metadata.mtime_nsec()),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn read(&self) -> Result<Option<Vec<KeyRecord>>, KeyError> {
         let mut text = String::new();
         let read = File::open(&self.path)
             .and_then(|file| file.take(MAX_KEY_FILE_BYTES + 1).read_to_string(&mut text));
@@ -157,113 +99,16 @@ impl KeyFile {
                 document.format
             )));
         }
-        if let Some(key) = document.keys.iter().find(|key| key.hash().is_none()) {
-            return Err(self.damaged(format!("key {} has no SHA-256", key.id)));
+        for key in &document.keys {
+            key.check().map_err(|reason| self.damaged(reason))?;
         }
         Ok(Some(document.keys))
     }
 
-    /// What the file is now; `None` when there is none.
-    pub(super) fn stamp(&self) -> Result<Option<Stamp>, KeyFileError> {
-        match fs::metadata(&self.path) {
-            Ok(metadata) => Ok(Some(Stamp {
-                inode: metadata.ino(),
-                bytes: metadata.len(),
-                modified: (metadata.mtime(), metadata.mtime_nsec()),
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failed(error)),
-        }
-    }
-
-    /// Makes a key. Its secret is in what is returned and nowhere else.
-    pub fn create(&self, wanted: NewKey) -> Result<(KeyRecord, Secret), KeyFileError> {
-        if wanted.scopes.is_empty() {
-            return Err(KeyFileError::Refused("a key needs a scope".to_owned()));
-        }
-        if !(1..=MAX_KEY_PATTERNS).contains(&wanted.topics.len()) {
-            return Err(KeyFileError::Refused(format!(
-                "a key has 1 to {MAX_KEY_PATTERNS} topic patterns"
-            )));
-        }
-        let every_topic = wanted.topics.iter().any(TopicPattern::is_everything);
-        if wanted.scopes.contains(&Scope::Admin) && !every_topic {
-            return Err(KeyFileError::Refused(
-                "the scope admin is for every topic: leave the topics out, or use publish and read"
-                    .to_owned(),
-            ));
-        }
-        if !(1..=MAX_NAME_CHARS).contains(&wanted.name.chars().count()) {
-            return Err(KeyFileError::Refused(format!(
-                "a key's name has 1 to {MAX_NAME_CHARS} characters"
-            )));
-        }
-        let now = now();
-        let expires_at = wanted.expires_at.map(to_the_microsecond);
-        if expires_at.is_some_and(|expires| expires <= now) {
-            return Err(KeyFileError::Refused(
-                "the key would have expired already".to_owned(),
-            ));
-        }
-        let secret = Secret::random().map_err(|error| {
-            KeyFileError::Refused(format!("the operating system gives no random numbers: {error}"))
-        })?;
-        let record = KeyRecord {
-            id: secret.id().to_owned(),
-            name: wanted.name,
-            scopes: wanted.scopes,
-            topics: wanted.topics,
-            created_at: now,
-            expires_at,
-            revoked_at: None,
-            limits: wanted.limits,
-            secret_sha256: secret.hash().to_text(),
-        };
-        self.change(|keys| {
-            if keys.len() >= MAX_KEYS {
-                return Err(KeyFileError::Refused(format!(
-                    "{} has {MAX_KEYS} keys, as many as it may",
-                    self.path.display()
-                )));
-            }
-            keys.push(record.clone());
-            Ok(())
-        })?;
-        Ok((record, secret))
-    }
-
-    /// Refuses a key from now on. Revoking it again changes nothing.
-    pub fn revoke(&self, id: &str) -> Result<KeyRecord, KeyFileError> {
-        self.change_key(id, |key| {
-            key.revoked_at.get_or_insert_with(now);
-        })
-    }
-
-    /// Changes how fast a key may be used; its secret stays.
-    pub fn limit(&self, id: &str, change: impl FnOnce(&mut Limits)) -> Result<KeyRecord, KeyFileError> {
-        self.change_key(id, |key| change(&mut key.limits))
-    }
-
-    fn change_key(&self, id: &str, change: impl FnOnce(&mut KeyRecord)) -> Result<KeyRecord, KeyFileError> {
-        let mut changed = None;
-        self.change(|keys| {
-            let Some(key) = keys.iter_mut().find(|key| key.id == id) else {
-                return Err(KeyFileError::Refused(format!(
-                    "{} has no key {id}; `oncelog keys list` shows them",
-                    self.path.display()
-                )));
-            };
-            change(key);
-            changed = Some(key.clone());
-            Ok(())
-        })?;
-        changed.ok_or_else(|| KeyFileError::Refused(format!("there is no key {id}")))
-    }
-
     fn change(
         &self,
-        change: impl FnOnce(&mut Vec<KeyRecord>) -> Result<(), KeyFileError>,
-    ) -> Result<(), KeyFileError> {
+        change: &mut dyn FnMut(&mut Vec<KeyRecord>) -> Result<(), KeyError>,
+    ) -> Result<(), KeyError> {
         let folder = self
             .path
             .parent()
@@ -281,7 +126,7 @@ impl KeyFile {
         let mut text = serde_json::to_vec_pretty(&document).map_err(|error| failed(error.into()))?;
         text.push(b'\n');
         if text.len() as u64 > MAX_KEY_FILE_BYTES {
-            return Err(KeyFileError::Refused(format!(
+            return Err(KeyError::Refused(format!(
                 "{} would have more than {MAX_KEY_FILE_BYTES} bytes, which no server reads",
                 self.path.display()
             )));
@@ -296,29 +141,6 @@ impl KeyFile {
         };
         write().map_err(failed)
     }
-
-    fn failed(&self, error: io::Error) -> KeyFileError {
-        KeyFileError::Io {
-            path: self.path.clone(),
-            error,
-        }
-    }
-
-    fn damaged(&self, reason: String) -> KeyFileError {
-        KeyFileError::Damaged {
-            path: self.path.clone(),
-            reason,
-        }
-    }
-}
-
-fn now() -> Timestamp {
-    to_the_microsecond(Timestamp::now())
-}
-
-fn to_the_microsecond(time: Timestamp) -> Timestamp {
-    // The only times out of range are before the year -9999.
-    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
 
 /// A file that only its owner may read.
@@ -334,7 +156,11 @@ fn private_file(path: &Path, empty: bool) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{Limit, Rate};
+    use crate::{
+        access::{Limit, Limits, NewKey, Rate, Scope},
+        limits::MAX_KEY_PATTERNS,
+    };
+    use jiff::Timestamp;
 
     fn wanted(name: &str) -> NewKey {
         NewKey {
@@ -390,17 +216,17 @@ mod tests {
         assert!(!before.contains("limits"), "{before}");
         let rate = Rate::new(5, None).expect("a rate");
         let changed = file
-            .limit(&made.id, |limits| limits.events = Some(Limit::Rate(rate)))
+            .limit(&made.id, &|limits| limits.events = Some(Limit::Rate(rate)))
             .expect("changed");
         assert_eq!(changed.limits.events, Some(Limit::Rate(rate)));
         assert_eq!(
             file.read().expect("readable").expect("there")[0].limits,
             changed.limits
         );
-        file.limit(&made.id, |limits| *limits = Limits::default())
+        file.limit(&made.id, &|limits| *limits = Limits::default())
             .expect("changed back");
         assert_eq!(text(), before);
-        file.limit("0000000000000000", |_| ()).expect_err("no such key");
+        file.limit("0000000000000000", &|_| ()).expect_err("no such key");
     }
 
     #[test]

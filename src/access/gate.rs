@@ -3,9 +3,10 @@
 use super::{
     allowance::Allowance,
     figures::Figures,
-    file::{KeyFile, KeyFileError, KeyRecord, Stamp},
     grant::{Grant, Scope},
+    key_store::{KeyError, KeyStore, Stamp},
     rate::Limits,
+    record::KeyRecord,
     secret::{Hash, Presented},
 };
 use hashbrown::HashMap;
@@ -71,7 +72,7 @@ pub struct Refused;
 /// The keys as they are now. Shared by all requests.
 #[derive(Debug)]
 pub struct Gate {
-    file: KeyFile,
+    store: Box<dyn KeyStore>,
     allow_anonymous: bool,
     /// Of requests without a key, and of keys that set none.
     limits: Limits,
@@ -81,16 +82,16 @@ pub struct Gate {
     seen: Mutex<Seen>,
 }
 
-/// What is known of the file.
+/// What is known of the place where the keys are kept.
 #[derive(Debug)]
 struct Seen {
     /// What it was when it was last read.
     stamp: Option<Stamp>,
     /// Why it could not be read since, as it was logged.
-    trouble: Option<String>,
+    trouble: Option<KeyError>,
 }
 
-/// `None`: there is no file, so nobody made a key yet.
+/// `None`: nobody made a key yet.
 type Keys = Option<HashMap<String, Arc<Key>>>;
 
 /// A key as requests are held against it. One behind one pointer: every request counts itself among those that hold it,
@@ -112,12 +113,12 @@ impl std::fmt::Debug for Hash {
 impl Gate {
     /// Reads the keys. With `allow_anonymous` a request without a key is let in, whether there are keys or not. The
     /// `limits` are those of all requests without a key together, and of each key that sets none.
-    pub fn open(file: KeyFile, allow_anonymous: bool, limits: Limits) -> Result<Self, KeyFileError> {
-        let stamp = file.stamp()?;
+    pub fn open(store: Box<dyn KeyStore>, allow_anonymous: bool, limits: Limits) -> Result<Self, KeyError> {
+        let stamp = store.stamp()?;
         let figures = Figures::default();
-        let keys = load(&file, limits, &figures, &None)?;
+        let keys = load(&*store, limits, &figures, &None)?;
         Ok(Self {
-            file,
+            store,
             allow_anonymous,
             limits,
             anonymous: Arc::new(Allowance::of_nobody(limits, &figures)),
@@ -169,8 +170,8 @@ impl Gate {
         Caller::Anyone(Arc::clone(&self.anonymous))
     }
 
-    /// Reads the file again if it has changed, or could not be read the last time. Until it can be, the keys stay as
-    /// they were: who was kept out is kept out. A trouble is logged once.
+    /// Reads the keys again if they have changed, or could not be read the last time. Until they can be, they stay as they
+    /// were: who was kept out is kept out, and who was let in is let in. A trouble is logged once.
     pub fn refresh(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let trouble = match self.read_if_changed(seen.stamp) {
@@ -181,24 +182,25 @@ impl Gate {
                 seen.stamp = stamp;
                 None
             }
-            Ok(Some((_, None))) => Some(format!("{} is gone", self.file.path().display())),
-            Err(error) => Some(error.to_string()),
+            Ok(Some((_, None))) => Some(KeyError::Unavailable(format!("{} is gone", self.store.place()))),
+            Err(error) => Some(error),
         };
-        if trouble != seen.trouble {
-            if let Some(error) = &trouble {
-                tracing::error!(error, "cannot read the keys; they stay as they were");
-            }
-            seen.trouble = trouble;
+        match (&seen.trouble, &trouble) {
+            (Some(before), Some(now)) if now.is_known_by(before) => {}
+            (_, Some(error)) => tracing::error!(%error, "cannot read the keys; they stay as they were"),
+            (Some(_), None) => tracing::info!("the keys can be read again"),
+            (None, None) => {}
         }
+        seen.trouble = trouble;
     }
 
-    /// What the file is now and has now, if it is another than the one that was `seen`.
-    fn read_if_changed(&self, seen: Option<Stamp>) -> Result<Option<(Option<Stamp>, Keys)>, KeyFileError> {
-        let stamp = self.file.stamp()?;
+    /// What the place is now and has now, if it is another than the one that was `seen`.
+    fn read_if_changed(&self, seen: Option<Stamp>) -> Result<Option<(Option<Stamp>, Keys)>, KeyError> {
+        let stamp = self.store.stamp()?;
         if stamp == seen {
             return Ok(None);
         }
-        let keys = load(&self.file, self.limits, &self.figures, &self.keys())?;
+        let keys = load(&*self.store, self.limits, &self.figures, &self.keys())?;
         Ok(Some((stamp, keys)))
     }
 
@@ -208,8 +210,8 @@ impl Gate {
 }
 
 /// Reads the keys. What one that was there `before` has used up of its limits stays used up.
-fn load(file: &KeyFile, limits: Limits, figures: &Figures, before: &Keys) -> Result<Keys, KeyFileError> {
-    Ok(file.read()?.map(|records| {
+fn load(store: &dyn KeyStore, limits: Limits, figures: &Figures, before: &Keys) -> Result<Keys, KeyError> {
+    Ok(store.read()?.map(|records| {
         records
             .into_iter()
             .filter_map(|record| {
@@ -222,7 +224,7 @@ fn load(file: &KeyFile, limits: Limits, figures: &Figures, before: &Keys) -> Res
                 );
                 let key = Key {
                     allowance,
-                    // Reading the file has checked it.
+                    // Reading the keys has checked it.
                     hash: record.hash()?,
                     grant: record.grant(),
                     record,
@@ -242,7 +244,7 @@ fn bearer(authorization: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{NewKey, Secret};
+    use crate::access::{KeyFile, NewKey, Secret};
 
     fn wanted() -> NewKey {
         NewKey {
@@ -262,7 +264,7 @@ mod tests {
     fn without_a_key_anywhere_everyone_may_do_everything() {
         let folder = tempfile::tempdir().expect("a folder");
         let gate = Gate::open(
-            KeyFile::beside(&folder.path().join("x.db")),
+            Box::new(KeyFile::beside(&folder.path().join("x.db"))),
             false,
             Limits::default(),
         )
@@ -278,7 +280,7 @@ mod tests {
     fn with_a_key_only_its_owner_gets_in_and_changes_count_at_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("x.db"));
-        let gate = Gate::open(file.clone(), false, Limits::default()).expect("opened");
+        let gate = Gate::open(Box::new(file.clone()), false, Limits::default()).expect("opened");
         let (record, secret) = file.create(wanted()).expect("made");
         gate.refresh();
         assert!(!gate.is_open());
@@ -314,7 +316,7 @@ mod tests {
             secret.id(),
             other.reveal().splitn(3, '_').last().expect("parts")
         );
-        let gate = Gate::open(file, false, Limits::default()).expect("opened");
+        let gate = Gate::open(Box::new(file), false, Limits::default()).expect("opened");
         for wrong in [
             &b""[..],
             b"Bearer",
@@ -357,7 +359,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("x.db"));
         let (_, secret) = file.create(wanted()).expect("made");
-        let gate = Gate::open(file.clone(), false, Limits::default()).expect("opened");
+        let gate = Gate::open(Box::new(file.clone()), false, Limits::default()).expect("opened");
         std::fs::write(file.path(), "{").expect("written");
         gate.refresh();
         gate.admit(Some(&header(&secret))).expect("let in as before");
@@ -372,7 +374,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("x.db"));
         let (record, secret) = file.create(wanted()).expect("made");
-        let gate = Gate::open(file.clone(), false, Limits::default()).expect("opened");
+        let gate = Gate::open(Box::new(file.clone()), false, Limits::default()).expect("opened");
         file.revoke(&record.id).expect("revoked");
         let revoked = std::fs::read(file.path()).expect("readable");
         // Whoever copies a file over another keeps its times, so that what could not be read looks like what can be.
@@ -397,7 +399,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("x.db"));
         let (_, secret) = file.create(wanted()).expect("made");
-        let gate = Gate::open(file, true, Limits::default()).expect("opened");
+        let gate = Gate::open(Box::new(file), true, Limits::default()).expect("opened");
         assert!(gate.is_open());
         assert!(matches!(gate.admit(None), Ok(Caller::Anyone(_))));
         assert!(matches!(gate.admit(Some(&header(&secret))), Ok(Caller::Key(..))));

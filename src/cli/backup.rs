@@ -6,7 +6,7 @@ use super::{
     progress, store_is_in_a_file,
 };
 use crate::{
-    config::{Config, StoreArguments},
+    config::{Config, FileArguments},
     store::sqlite,
 };
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub(super) struct Backup {
     #[arg(value_name = "DEST")]
     destination: PathBuf,
     #[command(flatten)]
-    settings: StoreArguments,
+    settings: FileArguments,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,

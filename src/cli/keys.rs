@@ -7,8 +7,9 @@ use super::{
     output::{self, columns, printable},
 };
 use crate::{
-    access::{KeyFile, KeyFileError, KeyRecord, Limits, NewKey, Scope, TopicPattern},
+    access::{KeyError, KeyFile, KeyRecord, KeyStore, Limits, NewKey, Scope, TopicPattern},
     config::{Config, StoreArguments},
+    store::postgres::KeyTable,
 };
 use clap::Subcommand;
 use jiff::{Span, Timestamp, tz::TimeZone};
@@ -17,8 +18,9 @@ use serde::Serialize;
 
 /// Make, list, limit and revoke API keys
 ///
-/// Keys stand in a file beside the store, DATABASE_PATH-keys.json, which has their hashes and no secrets. A server that
-/// is running knows of a change within a second. As soon as a store has a key, its server asks for one.
+/// Keys stand in a file beside the store, DATABASE_PATH-keys.json, or, with `DATABASE_URL`, in a table of that server, for
+/// all its instances; hashes, no secrets. A server that is running knows of a change within a second. As soon as a store
+/// has a key, its server asks for one.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     oncelog keys create --name admin --scope admin\n  \
@@ -103,8 +105,25 @@ struct Output {
 }
 
 impl Output {
-    fn file(&self) -> Result<KeyFile, Failure> {
-        Ok(KeyFile::beside(&Config::load(&self.settings.0)?.database_path))
+    /// Does `work` with the keys of the store that the settings name.
+    fn with_keys<T>(&self, work: impl FnOnce(&dyn KeyStore) -> Result<T, KeyError>) -> Result<T, Failure> {
+        let config = Config::load(&self.settings.0)?;
+        let Some(url) = config.database_url else {
+            return Ok(work(&KeyFile::beside(&config.database_path))?);
+        };
+        let failed =
+            |error: &dyn std::fmt::Display| Failure::Failed(printable(&error.to_string()).into_owned());
+        let server = url.server().map_err(|error| failed(&error))?;
+        // A thread of its own drives the connection while this one waits.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| failed(&format_args!("cannot start: {error}")))?;
+        let table = runtime
+            .block_on(KeyTable::open(server))
+            .map_err(|error| failed(&error))?;
+        Ok(work(&table)?)
     }
 }
 
@@ -192,14 +211,14 @@ impl Keys {
 
 impl Create {
     fn run(self) -> Result<(), Failure> {
-        let file = self.output.file()?;
-        let (record, secret) = file.create(NewKey {
+        let wanted = NewKey {
             name: self.name,
             scopes: self.scopes,
             topics: self.topics,
             expires_at: self.expires,
             limits: self.limits.changes()?.apply(Limits::default()),
-        })?;
+        };
+        let (record, secret) = self.output.with_keys(|keys| keys.create(wanted))?;
         let shown = Shown::new(&record, Some(secret.reveal()));
         if self.output.json {
             return output::print_json(&shown);
@@ -213,8 +232,9 @@ impl Create {
 
 impl List {
     fn run(self) -> Result<(), Failure> {
-        let file = self.output.file()?;
-        let keys = file.read()?.unwrap_or_default();
+        let (place, keys) = self
+            .output
+            .with_keys(|keys| Ok((keys.place(), keys.read()?.unwrap_or_default())))?;
         let shown: Vec<_> = keys.iter().map(|record| Shown::new(record, None)).collect();
         if self.output.json {
             return output::print_json(&shown);
@@ -222,7 +242,7 @@ impl List {
         if shown.is_empty() {
             return output::print(&format_args!(
                 "{} has no keys: its server answers without one, on this machine alone\n",
-                printable(&file.path().display().to_string())
+                printable(&place)
             ));
         }
         let blocks: Vec<_> = shown.iter().map(|key| columns(key.rows())).collect();
@@ -240,8 +260,7 @@ impl SetLimit {
         let changes = self.limits.changes()?;
         let record = self
             .output
-            .file()?
-            .limit(&self.id, |limits| *limits = changes.apply(*limits))?;
+            .with_keys(|keys| keys.limit(&self.id, &|limits| *limits = changes.apply(*limits)))?;
         let shown = Shown::new(&record, None);
         if self.output.json {
             return output::print_json(&shown);
@@ -252,7 +271,7 @@ impl SetLimit {
 
 impl Revoke {
     fn run(self) -> Result<(), Failure> {
-        let record = self.output.file()?.revoke(&self.id)?;
+        let record = self.output.with_keys(|keys| keys.revoke(&self.id))?;
         let shown = Shown::new(&record, None);
         if self.output.json {
             return output::print_json(&shown);
@@ -261,8 +280,8 @@ impl Revoke {
     }
 }
 
-impl From<KeyFileError> for Failure {
-    fn from(error: KeyFileError) -> Self {
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
         Self::Failed(printable(&error.to_string()).into_owned())
     }
 }

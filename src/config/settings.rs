@@ -183,11 +183,6 @@ pub const SETTINGS: &[Setting] = &[
     },
 ];
 
-/// The settings that commands on the files of a store take.
-const STORE_SETTINGS: &[&str] = &["DATABASE_PATH"];
-/// The settings that commands on a broker take.
-const BROKER_SETTINGS: &[&str] = &["BROKER_URL"];
-
 const ENV_FILE: &str = "env-file";
 const CONFIG_FILE: &str = "config";
 
@@ -231,9 +226,46 @@ pub struct Arguments {
 #[derive(Clone, Debug, Default)]
 pub struct StoreArguments(pub Arguments);
 
+/// The part of [`Arguments`] that tells where a store in a file is.
+#[derive(Clone, Debug, Default)]
+pub struct FileArguments(pub Arguments);
+
 /// The part of [`Arguments`] that tells where the broker is.
 #[derive(Clone, Debug, Default)]
 pub struct BrokerArguments(pub Arguments);
+
+/// Makes a part of [`Arguments`] a group of clap arguments of its own: the flags of these settings.
+macro_rules! group {
+    ($group:ident, $settings:expr) => {
+        impl clap::Args for $group {
+            fn augment_args(command: Command) -> Command {
+                let settings = SETTINGS
+                    .iter()
+                    .filter(|setting| $settings.contains(&setting.name));
+                Arguments::augment(command, settings)
+            }
+
+            fn augment_args_for_update(command: Command) -> Command {
+                Self::augment_args(command)
+            }
+        }
+
+        impl clap::FromArgMatches for $group {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok(Self(Arguments::from_matches(matches)))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                self.0 = Arguments::from_matches(matches);
+                Ok(())
+            }
+        }
+    };
+}
+
+group!(StoreArguments, ["DATABASE_PATH", "DATABASE_URL"]);
+group!(FileArguments, ["DATABASE_PATH"]);
+group!(BrokerArguments, ["BROKER_URL"]);
 
 impl Arguments {
     fn augment(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
@@ -291,35 +323,3 @@ impl clap::FromArgMatches for Arguments {
         Ok(())
     }
 }
-
-/// Makes a type a group of the flags of some settings.
-macro_rules! some_settings {
-    ($arguments:ident, $names:ident) => {
-        impl clap::Args for $arguments {
-            fn augment_args(command: Command) -> Command {
-                let settings = SETTINGS
-                    .iter()
-                    .filter(|setting| $names.contains(&setting.name));
-                Arguments::augment(command, settings)
-            }
-
-            fn augment_args_for_update(command: Command) -> Command {
-                Self::augment_args(command)
-            }
-        }
-
-        impl clap::FromArgMatches for $arguments {
-            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-                Ok(Self(Arguments::from_matches(matches)))
-            }
-
-            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-                self.0 = Arguments::from_matches(matches);
-                Ok(())
-            }
-        }
-    };
-}
-
-some_settings!(StoreArguments, STORE_SETTINGS);
-some_settings!(BrokerArguments, BROKER_SETTINGS);

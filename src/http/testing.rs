@@ -513,7 +513,7 @@ impl Drop for Fixture {
 /// A gate without keys.
 pub(crate) fn open_gate() -> Arc<Gate> {
     let nowhere = KeyFile::beside(Path::new("/nonexistent/oncelog.db"));
-    Arc::new(Gate::open(nowhere, false, Limits::default()).expect("no keys"))
+    Arc::new(Gate::open(Box::new(nowhere), false, Limits::default()).expect("no keys"))
 }
 
 /// A valid event.

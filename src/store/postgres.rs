@@ -8,6 +8,7 @@
 //! | `plan`, `statements`, `writer` | a commit, and what became of one that got no answer |
 //! | `horizon` | up to where the log is final |
 //! | `reader`, `page`, `counters` | queries |
+//! | `keys` | the API keys of all instances |
 //! | `hints` | tells other instances of commits, and readers of theirs |
 //! | `failure` | errors in words |
 //!
@@ -24,6 +25,7 @@ mod counters;
 mod failure;
 mod hints;
 mod horizon;
+mod keys;
 mod page;
 mod plan;
 mod reader;
@@ -33,6 +35,7 @@ mod statements;
 mod topics;
 mod writer;
 
+pub use keys::KeyTable;
 pub use server::{Server, ServerError};
 
 use super::{Branch, Maintenance, OpenError, Store, Writer};

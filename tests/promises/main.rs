@@ -23,6 +23,7 @@ mod events_and_cursors;
 mod exact_counts;
 mod index_files;
 mod keys;
+mod keys_in_a_table;
 mod limits;
 mod logs;
 mod metrics;

@@ -1,7 +1,7 @@
 //! With keys, a request is answered for what its key allows and nothing else.
 
 use crate::{
-    access::{Gate, KeyFile, Limits, NewKey, Scope},
+    access::{Gate, KeyFile, KeyStore as _, Limits, NewKey, Scope},
     health::Trouble,
     http::{
         Timeouts,
@@ -28,7 +28,8 @@ impl Guarded {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("dedup.db"));
-        let gate = Arc::new(Gate::open(file.clone(), false, Limits::default()).expect("no keys yet"));
+        let gate =
+            Arc::new(Gate::open(Box::new(file.clone()), false, Limits::default()).expect("no keys yet"));
         Self {
             fixture: Fixture::behind(Arc::clone(&gate), Timeouts::default()),
             file,

@@ -3,7 +3,7 @@
 //! All is in a schema of its own, `oncelog`. Instances that start at once wait for each other on an advisory lock; one
 //! whose program is older than the tables is refused.
 
-use super::{Server, failure};
+use super::{Server, failure, server::Session};
 use crate::{
     event::Identity,
     limits::POSTGRES_COMMITS,
@@ -18,7 +18,7 @@ const MIGRATION_LOCK: i64 = 0x6F6E_6365_6C6F_6700;
 const RUNNING_TAG: i64 = 0x6F6C;
 
 /// What brings the tables from each version to the next; the first makes them.
-const MIGRATIONS: &[fn() -> String] = &[first, second];
+const MIGRATIONS: &[fn() -> String] = &[first, fences, keys];
 
 fn first() -> String {
     format!(
@@ -132,7 +132,8 @@ FROM events JOIN topics ON topics.number = events.topic;
     )
 }
 
-fn second() -> String {
+/// What leases of a broker the store knows of.
+fn fences() -> String {
     "
 -- The newest lease that each partition of a broker was committed under; a commit under an older one is refused.
 CREATE TABLE fences (
@@ -143,9 +144,43 @@ CREATE TABLE fences (
     .to_owned()
 }
 
+/// The API keys.
+fn keys() -> String {
+    "
+-- In the order in which they were made. A record is as in the file of keys beside a store in a file: hashes, no secrets.
+CREATE TABLE keys (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text COLLATE \"C\" NOT NULL UNIQUE,
+    record json NOT NULL
+);
+-- How often they were changed, also by hand; 0 as long as nobody made one.
+CREATE TABLE key_changes (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    count bigint NOT NULL
+);
+INSERT INTO key_changes (count) VALUES (0);
+CREATE FUNCTION count_key_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE oncelog.key_changes SET count = count + 1;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER key_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON keys
+    FOR EACH STATEMENT EXECUTE FUNCTION count_key_change();
+"
+    .to_owned()
+}
+
 /// Brings the tables up to date, and returns the store's identity, its branches, and a number for each of this
 /// instance's writers.
 pub(super) async fn prepare(server: &Server) -> Result<(Identity, Vec<Branch>, Vec<i64>), OpenError> {
+    let session = update(server).await?;
+    read(&session.client)
+        .await
+        .map_err(|error| failure::open(server, &error))
+}
+
+/// Brings the tables up to date, and returns the connection.
+pub(super) async fn update(server: &Server) -> Result<Session, OpenError> {
     let failed = |error: Error| failure::open(server, &error);
     let session = server.connect().await.map_err(failed)?;
     let client = &session.client;
@@ -168,8 +203,11 @@ pub(super) async fn prepare(server: &Server) -> Result<(Identity, Vec<Branch>, V
     }
     migrate(client, version).await.map_err(failed)?;
     identify(server, client).await?;
-    client.batch_execute("COMMIT").await.map_err(failed)?;
-    read(client).await.map_err(failed)
+    client
+        .batch_execute("COMMIT; RESET statement_timeout")
+        .await
+        .map_err(failed)?;
+    Ok(session)
 }
 
 /// Refuses a server that cannot keep the promises, and warns of one that was told not to.
