@@ -30,6 +30,7 @@ mod metrics;
 mod openapi;
 mod postgres_server;
 mod rate_limits;
+mod replaced_database;
 mod request_ids;
 mod restart;
 mod several_instances;

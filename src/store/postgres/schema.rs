@@ -99,9 +99,13 @@ FROM (
 ) AS parts
 GROUP BY topic;
 -- Called by a commit before it takes seqs: says with a lock, which ends with the transaction, that seqs above the last
--- one given may still come. Returns the time in microseconds.
-CREATE FUNCTION announce() RETURNS bigint LANGUAGE plpgsql AS $$
+-- one given may still come. Refuses an instance that knows another store's identity, whose keys would be other ones; who
+-- changes the identity locks the table, and waits for commits that have read it. Returns the time in microseconds.
+CREATE FUNCTION announce(expected bytea) RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
+    IF NOT EXISTS (SELECT FROM oncelog.store WHERE identity = expected) THEN
+        RAISE EXCEPTION 'this is another store than when this instance started' USING HINT = 'start the instance again';
+    END IF;
     PERFORM pg_advisory_xact_lock_shared(({RUNNING_TAG}::bigint << 48) | last_value) FROM oncelog.seqs;
     RETURN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
 END $$;

@@ -43,6 +43,8 @@ pub(super) struct PostgresWriter {
 
 struct Connection {
     session: Session,
+    /// Which store this instance takes the server's for.
+    store: [u8; 16],
     fence: Statement,
     newest_tokens: Statement,
     announce: Statement,
@@ -281,19 +283,18 @@ impl PostgresWriter {
         Ok(self.connection.insert(connection))
     }
 
-    /// Looks whether the server is there, and folds counters. That a connection has broken since it was used last says
-    /// nothing of the server: another one does.
+    /// Looks whether the server is there and has this store, and folds counters. That a connection has broken since it was
+    /// used last says nothing of the server: another one does.
     async fn fold(&mut self) -> Result<(), CommitError> {
         let shared = Arc::clone(&self.shared);
         let folded = timeout(limits::POSTGRES_COMMIT_TIMEOUT, async {
             if let Some(connection) = &mut self.connection {
-                match counters::fold(&mut connection.session.client).await {
+                match connection.fold().await {
                     Err(error) if failure::is_connection(&error) => self.connection = None,
                     folded => return folded,
                 }
             }
-            let connection = self.connected().await?;
-            counters::fold(&mut connection.session.client).await
+            self.connected().await?.fold().await
         })
         .await;
         self.finish_work(folded, &shared)
@@ -302,7 +303,12 @@ impl PostgresWriter {
     /// Commits a change that nobody sees: a name that no commit has.
     async fn try_to_write(&mut self) -> Result<(), CommitError> {
         self.commit += 1;
-        let tried = timeout(limits::POSTGRES_COMMIT_TIMEOUT, self.disown()).await;
+        let tried = timeout(limits::POSTGRES_COMMIT_TIMEOUT, async {
+            let connection = self.connected().await?;
+            connection.announce().await?;
+            self.disown().await
+        })
+        .await;
         let shared = Arc::clone(&self.shared);
         self.finish_work(tried.map(|result| result.map(|_| ())), &shared)
     }
@@ -346,6 +352,8 @@ async fn make_plan<'a>(
         })
         .collect();
     if unknown.iter().any(|names| !names.is_empty()) {
+        // Topics stay, also those of a commit that is refused later.
+        connection.announce().await?;
         refused = shared
             .topics
             .add(&mut connection.session.client, &unknown)
@@ -387,7 +395,7 @@ impl Connection {
         let (fence, newest_tokens, announce, identify, find, append, copy, count, disown) = tokio::try_join!(
             client.prepare(FENCE),
             client.prepare(NEWEST_TOKENS),
-            client.prepare("SELECT announce()"),
+            client.prepare("SELECT announce($1)"),
             client.prepare(IDENTIFY),
             client.prepare(FIND),
             client.prepare(APPEND),
@@ -396,6 +404,7 @@ impl Connection {
             client.prepare(DISOWN),
         )?;
         Ok(Self {
+            store: shared.identity.store.to_be_bytes(),
             fence,
             newest_tokens,
             announce,
@@ -407,6 +416,20 @@ impl Connection {
             disown,
             session,
         })
+    }
+
+    /// Says that seqs may come, until the transaction ends; returns the time. Fails when the server has another store than
+    /// this instance takes it for.
+    async fn announce(&self) -> Result<i64, Error> {
+        let store = self.store.as_slice();
+        let client = &self.session.client;
+        Ok(client.query_one(&self.announce, &[&store]).await?.get(0))
+    }
+
+    /// Looks whether the server still has this store, and folds counters.
+    async fn fold(&mut self) -> Result<(), Error> {
+        self.announce().await?;
+        counters::fold(&mut self.session.client).await
     }
 
     /// Begins the transaction, checks the fences, stores the identities, and decides.
@@ -425,7 +448,7 @@ impl Connection {
             client.batch_execute("BEGIN"),
             // Before seqs are announced: whoever has to wait here holds up no readers.
             self.fence(plan),
-            client.query_one(&self.announce, &[]),
+            self.announce(),
             client.query(&self.identify, &parameters),
         )?;
         if !newest.is_empty() {
@@ -456,7 +479,7 @@ impl Connection {
         Ok(Identified {
             decided,
             stored: plan.firsts.iter().filter_map(is_stored).collect(),
-            at: announced.get(0),
+            at: announced,
         })
     }
 
