@@ -12,6 +12,7 @@ mod export;
 mod health;
 mod keys;
 mod man;
+mod migrate;
 mod output;
 mod progress;
 mod publish;
@@ -63,6 +64,7 @@ enum Command {
     Bench(bench::Bench),
     Backup(backup::Backup),
     Verify(verify::Verify),
+    Migrate(migrate::Migrate),
     Keys(keys::Keys),
     Broker(broker::Broker),
     Completions(completions::Completions),
@@ -106,6 +108,7 @@ pub fn run(command_line: CommandLine) -> ExitCode {
         Some(Command::Bench(command)) => command.run(),
         Some(Command::Backup(command)) => command.run(),
         Some(Command::Verify(command)) => command.run(),
+        Some(Command::Migrate(command)) => command.run(),
         Some(Command::Keys(command)) => command.run(),
         Some(Command::Broker(command)) => command.run(),
         Some(Command::Completions(command)) => command.run(),

@@ -45,6 +45,7 @@ mod block;
 mod disk;
 mod filter;
 mod format;
+mod identities;
 mod merge;
 mod segment;
 mod tail;
@@ -54,6 +55,7 @@ mod types;
 mod verify;
 mod write;
 
+pub use identities::Identities;
 pub use types::{
     Change, Direction, Effort, Entry, Figures, Found, IndexError, SegmentName, Settings, TimeBlock,
     TopicNumber, Unusable,

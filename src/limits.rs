@@ -343,6 +343,10 @@ pub const POSTGRES_FOLD_COMMITS: i64 = 10_000;
 /// The newest row of a writer is kept for this long, to tell whether its commit happened; many times
 /// [`POSTGRES_DOUBT`].
 pub const POSTGRES_COMMIT_MEMORY: Duration = Duration::from_hours(24);
+/// Events that `migrate` copies in one transaction: enough that its sync costs little, few enough that a kill loses little.
+pub const MIGRATION_SLICE_ROWS: usize = 10_000;
+/// Such a slice also ends when its rows have this many bytes.
+pub const MIGRATION_SLICE_BYTES: usize = 8 << 20;
 
 // ---- the index ----
 

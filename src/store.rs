@@ -5,6 +5,7 @@
 //! promised here holds for every store; `sqlite` keeps it in one file with an index beside it.
 
 mod fences;
+pub mod migration;
 pub mod postgres;
 pub mod sqlite;
 

@@ -9,6 +9,7 @@
 //! | `horizon` | up to where the log is final |
 //! | `reader`, `page`, `counters` | queries |
 //! | `keys` | the API keys of all instances |
+//! | `target` | the copy of a store that was in a file |
 //! | `hints` | tells other instances of commits, and readers of theirs |
 //! | `failure` | errors in words |
 //!
@@ -32,11 +33,13 @@ mod reader;
 mod schema;
 mod server;
 mod statements;
+mod target;
 mod topics;
 mod writer;
 
 pub use keys::KeyTable;
 pub use server::{Server, ServerError};
+pub use target::Target;
 
 use super::{Branch, Maintenance, OpenError, Store, Writer};
 use crate::{

@@ -9,7 +9,7 @@
 //! | `decide`, `insert`, `writer` | a commit |
 //! | `checkpoint`, `repair` | what the background does for the writer |
 //! | `connections`, `reader`, `scan` | queries, and reading the log in order |
-//! | `backup`, `verify` | a copy of a running store; a check of a store that is not running |
+//! | `backup`, `verify`, `source` | a copy of a running store; a check of one that is not running, and its copy to another kind |
 //! | `failure` | SQLite's errors in words |
 //!
 //! The log in the file is the truth, together with the list of index segments and the counters, all changed in the
@@ -32,6 +32,7 @@ mod repair;
 mod rows;
 mod scan;
 mod schema;
+mod source;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -39,6 +40,7 @@ mod wal;
 mod writer;
 
 pub use backup::{BackupReport, backup};
+pub use source::Source;
 pub use verify::{Check, VerifyReport, verify};
 
 use super::{Branch, Maintenance, OpenError, Store, Writer};

@@ -27,6 +27,7 @@ mod keys_in_a_table;
 mod limits;
 mod logs;
 mod metrics;
+mod migrate;
 mod openapi;
 mod postgres_server;
 mod rate_limits;

@@ -18,7 +18,7 @@ const MIGRATION_LOCK: i64 = 0x6F6E_6365_6C6F_6700;
 const RUNNING_TAG: i64 = 0x6F6C;
 
 /// What brings the tables from each version to the next; the first makes them.
-const MIGRATIONS: &[fn() -> String] = &[first, fences, keys];
+const MIGRATIONS: &[fn() -> String] = &[first, fences, keys, origin];
 
 fn first() -> String {
     format!(
@@ -174,6 +174,29 @@ CREATE TRIGGER key_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON keys
     .to_owned()
 }
 
+/// Where a store came from that began in a file.
+fn origin() -> String {
+    "
+-- Where the history was begun anew after its first branch, which is in store.
+CREATE TABLE branches (
+    first bigint PRIMARY KEY,
+    id bigint NOT NULL
+);
+-- At most one row: a store in a file that is, or was, copied here, and how far that is. No instance starts before it is
+-- finished.
+CREATE TABLE migration (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    source text NOT NULL,
+    -- Every event up to here is copied; the rest of the tables follows when it is finished.
+    copied bigint NOT NULL,
+    last bigint NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz
+);
+"
+    .to_owned()
+}
+
 /// Brings the tables up to date, and returns the store's identity, its branches, and a number for each of this
 /// instance's writers.
 pub(super) async fn prepare(server: &Server) -> Result<(Identity, Vec<Branch>, Vec<i64>), OpenError> {
@@ -185,13 +208,26 @@ pub(super) async fn prepare(server: &Server) -> Result<(Identity, Vec<Branch>, V
 
 /// Brings the tables up to date, and returns the connection.
 pub(super) async fn update(server: &Server) -> Result<Session, OpenError> {
+    let session = begin(server).await?;
+    let client = &session.client;
+    identify(server, client).await?;
+    refuse_half_copied(server, client).await?;
+    client
+        .batch_execute("COMMIT")
+        .await
+        .map_err(|error| failure::open(server, &error))?;
+    Ok(session)
+}
+
+/// Connects, and brings the tables up to date in a transaction that is left open: until it ends nobody else does.
+pub(super) async fn begin(server: &Server) -> Result<Session, OpenError> {
     let failed = |error: Error| failure::open(server, &error);
     let session = server.connect().await.map_err(failed)?;
     let client = &session.client;
     check_server(server, client).await?;
     // Who waits for another start, which may migrate much, is not held to the bound of a query.
     client
-        .batch_execute("SET statement_timeout = 0; BEGIN")
+        .batch_execute("BEGIN; SET LOCAL statement_timeout = 0")
         .await
         .map_err(failed)?;
     client
@@ -206,12 +242,24 @@ pub(super) async fn update(server: &Server) -> Result<Session, OpenError> {
         )));
     }
     migrate(client, version).await.map_err(failed)?;
-    identify(server, client).await?;
-    client
-        .batch_execute("COMMIT; RESET statement_timeout")
-        .await
-        .map_err(failed)?;
     Ok(session)
+}
+
+/// Refuses to work on a store that is copied here and not complete.
+async fn refuse_half_copied(server: &Server, client: &Client) -> Result<(), OpenError> {
+    let row = client
+        .query_opt(
+            "SELECT source, copied, last FROM migration WHERE finished_at IS NULL",
+            &[],
+        )
+        .await
+        .map_err(|error| failure::open(server, &error))?;
+    let Some(row) = row else { return Ok(()) };
+    let (source, copied, last): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
+    Err(OpenError(format!(
+        "{server}: the store in {source} is being copied here and is not complete (up to event {copied} of {last}). If \
+         nobody is at it, go on with `oncelog migrate --database-path {source}` where that file is, with this DATABASE_URL"
+    )))
 }
 
 /// Refuses a server that cannot keep the promises, and warns of one that was told not to.
@@ -325,10 +373,17 @@ async fn read(client: &Client) -> Result<(Identity, Vec<Branch>, Vec<i64>), Erro
         store: u128::from_be_bytes(bytes(0)),
         secret: bytes(1),
     };
-    let branch = Branch {
+    let mut branches = vec![Branch {
         first: 1,
         id: row.get::<_, i64>(2).cast_unsigned(),
-    };
+    }];
+    let later = client
+        .query("SELECT first, id FROM branches ORDER BY first", &[])
+        .await?;
+    branches.extend(later.iter().map(|row| Branch {
+        first: row.get::<_, i64>(0).cast_unsigned(),
+        id: row.get::<_, i64>(1).cast_unsigned(),
+    }));
     let writers = client
         .query(
             "SELECT nextval('writers') FROM generate_series(1, $1::bigint)",
@@ -336,5 +391,5 @@ async fn read(client: &Client) -> Result<(Identity, Vec<Branch>, Vec<i64>), Erro
         )
         .await?;
     let writers = writers.iter().map(|row| row.get(0)).collect();
-    Ok((identity, vec![branch], writers))
+    Ok((identity, branches, writers))
 }

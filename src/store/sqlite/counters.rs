@@ -155,6 +155,14 @@ impl TopicTable {
         self.topics.iter().map(|(name, _)| name.clone()).collect()
     }
 
+    /// All topics with their counters, by number.
+    pub(super) fn all(&self) -> Vec<TopicStatus> {
+        self.topics
+            .iter()
+            .map(|(name, counters)| status(name, counters))
+            .collect()
+    }
+
     /// Adds a topic, which gets the next number. Returns whether the name is new.
     pub(super) fn add(&mut self, name: &str) -> bool {
         if self.number(name).is_some() {

@@ -76,24 +76,33 @@ pub(super) fn verify_with(
     }
     let paths = Paths::resolve(path)?;
     let lock = Lock::take_to_read(&paths)?;
-    file::check(&paths)?;
+    verify_locked(&paths, lock.is_none(), settings, progress)
+}
+
+/// As [`verify`], by who has the store's lock, or knows that it is on a read-only file system (`is_immutable`).
+pub(super) fn verify_locked(
+    paths: &Paths,
+    is_immutable: bool,
+    settings: Settings,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<VerifyReport, OpenError> {
+    file::check(paths)?;
     let mut report = VerifyReport {
         events: 0,
         checks: Vec::new(),
     };
-    let log = wal::check(&paths).err().map(|error| error.to_string());
+    let log = wal::check(paths).err().map(|error| error.to_string());
     let is_damaged = log.is_some();
     report.add("write-ahead log", log);
     if is_damaged {
         // Opening the file would destroy what tells the damage from a torn commit.
         return Ok(report);
     }
-    let is_immutable = lock.is_none();
-    let connection = connect(&paths, is_immutable)?;
+    let connection = connect(paths, is_immutable)?;
     report.add("SQLite's structure", structure(&connection));
-    let tables = schema::check_tables(&paths, &connection).err();
+    let tables = schema::check_tables(paths, &connection).err();
     report.add("tables", tables.map(|error| error.to_string()));
-    let identity = match schema::load_meta(&paths, &connection) {
+    let identity = match schema::load_meta(paths, &connection) {
         Ok(meta) => meta.identity,
         Err(error) => {
             report.add("identity of the store", Some(error.to_string()));
@@ -101,9 +110,9 @@ pub(super) fn verify_with(
         }
     };
     report.add("identity of the store", None);
-    let history = schema::load_branches(&paths, &connection).err();
+    let history = schema::load_branches(paths, &connection).err();
     report.add("history of the store", history.map(|error| error.to_string()));
-    let loaded = match recovery::load(&paths, &connection) {
+    let loaded = match recovery::load(paths, &connection) {
         Ok(loaded) => loaded,
         Err(error) => {
             report.add("topics, counters and list of segments", Some(error.to_string()));
@@ -112,7 +121,7 @@ pub(super) fn verify_with(
     };
     report.add("topics, counters and list of segments", None);
     let store = Stored {
-        paths: &paths,
+        paths,
         is_immutable,
         connection: &connection,
         identity,
@@ -378,7 +387,8 @@ impl Stored<'_> {
     }
 }
 
-fn connect(paths: &Paths, is_immutable: bool) -> Result<Connection, OpenError> {
+/// Opens the file for reading only; `is_immutable` says that it is on a read-only file system.
+pub(super) fn connect(paths: &Paths, is_immutable: bool) -> Result<Connection, OpenError> {
     if is_immutable {
         schema::open_immutable(paths)
     } else {
