@@ -1,8 +1,11 @@
 //! Whether the store can commit, and if not, why. The committer tells; health checks ask.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 /// The shared state; clones see the same.
@@ -14,7 +17,8 @@ pub struct Health {
 #[derive(Debug, Default)]
 struct State {
     committer_running: AtomicBool,
-    trouble: Mutex<Option<Trouble>>,
+    /// With when it was last seen.
+    trouble: Mutex<Option<(Trouble, Instant)>>,
 }
 
 /// What is wrong with the store.
@@ -26,6 +30,17 @@ pub struct Trouble {
     pub needs_restart: bool,
 }
 
+/// What a commit showed of the store's health that was not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    None,
+    /// From now on it cannot commit, or not without a restart.
+    Failed,
+    /// It commits again.
+    Recovered,
+}
+
 impl Health {
     /// Whether the committer's thread is there.
     pub fn committer_running(&self) -> bool {
@@ -34,7 +49,7 @@ impl Health {
 
     /// What is wrong, if anything.
     pub fn trouble(&self) -> Option<Trouble> {
-        self.lock().clone()
+        self.lock().as_ref().map(|(trouble, _)| trouble.clone())
     }
 
     /// The committer starts or ends.
@@ -42,12 +57,66 @@ impl Health {
         self.state.committer_running.store(running, Ordering::Release);
     }
 
-    /// Notes what the last commit showed; returns what was known before.
-    pub fn set_trouble(&self, trouble: Option<Trouble>) -> Option<Trouble> {
-        std::mem::replace(&mut *self.lock(), trouble)
+    /// Notes what a commit showed that began at `began`. One that succeeded says nothing of a failure that was seen while it
+    /// ran: several run at once.
+    pub fn note(&self, began: Instant, shown: Option<Trouble>) -> News {
+        let mut known = self.lock();
+        match (&*known, shown) {
+            (None, None) => News::None,
+            (Some((_, seen)), None) if *seen > began => News::None,
+            (Some(_), None) => {
+                *known = None;
+                News::Recovered
+            }
+            (before, Some(trouble)) => {
+                let is_worse = before
+                    .as_ref()
+                    .is_none_or(|(before, _)| trouble.needs_restart && !before.needs_restart);
+                *known = Some((trouble, Instant::now()));
+                if is_worse { News::Failed } else { News::None }
+            }
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Trouble>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Trouble, Instant)>> {
         self.state.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trouble(reason: &str, needs_restart: bool) -> Option<Trouble> {
+        Some(Trouble {
+            reason: reason.to_owned(),
+            needs_restart,
+        })
+    }
+
+    /// Once the reasons of several writers took turns, and each was logged as if it were new, every second.
+    #[test]
+    fn an_outage_is_news_once_and_its_end_once() {
+        let health = Health::default();
+        let note = |shown| health.note(Instant::now(), shown);
+        assert_eq!(note(None), News::None);
+        assert_eq!(note(trouble("no connection", false)), News::Failed);
+        for reason in ["no answer", "no connection", "starting up"] {
+            assert_eq!(note(trouble(reason, false)), News::None);
+            assert_eq!(health.trouble().unwrap().reason, reason);
+        }
+        assert_eq!(note(trouble("a sync failed", true)), News::Failed, "it is worse");
+        assert_eq!(note(None), News::Recovered);
+        assert_eq!(note(None), News::None);
+    }
+
+    #[test]
+    fn a_commit_that_began_before_the_failure_does_not_end_the_outage() {
+        let health = Health::default();
+        let before = Instant::now();
+        health.note(before, trouble("no connection", false));
+        assert_eq!(health.note(before, None), News::None);
+        assert!(health.trouble().is_some());
+        assert_eq!(health.note(Instant::now(), None), News::Recovered);
     }
 }

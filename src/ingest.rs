@@ -2,11 +2,13 @@
 //!
 //! A request waits for a place for [`QUEUE_WAIT`] and is then refused, so nothing is dropped in silence and nothing
 //! piles up. Places are counted in events; the bytes behind them are bounded where bodies are read. Handlers call
-//! [`Ingest::submit`]; the committer alone holds the [`Queue`].
+//! [`Ingest::submit`]; the committers alone hold the [`Queue`].
 
 mod figures;
+mod queue;
 
 pub use figures::Figures;
+pub use queue::{Queue, Turn};
 
 use crate::{
     event::Batch,
@@ -18,36 +20,29 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// The way into the queue. Cheap to clone.
 #[derive(Clone)]
 pub struct Ingest {
-    sender: mpsc::Sender<Message>,
+    entrance: Arc<Entrance>,
     places: Arc<Semaphore>,
     capacity: usize,
     bytes: Arc<AtomicUsize>,
     figures: Figures,
 }
 
-/// The committer's end of the queue.
-pub struct Queue {
-    receiver: mpsc::Receiver<Message>,
-    figures: Figures,
-}
+/// What all who put batches in share. When the last of them is gone, nobody is left who could ask for anything: the same
+/// as being told to stop.
+struct Entrance(Arc<queue::Shared>);
 
-/// What the committer is asked to do.
-pub enum Message {
-    /// Commit these events and answer.
-    Publish(Submission),
-    /// Call [`crate::store::Writer::maintain`].
-    Maintain,
-    /// Finish what is queued before this, then end.
-    Stop,
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// A batch that waits for its commit.
@@ -106,28 +101,18 @@ pub enum SubmitError {
     Stopping,
 }
 
-/// What [`Queue::next`] found.
-pub enum Next {
-    /// A message.
-    Message(Message),
-    /// Nothing came in time.
-    TimedOut,
-}
-
 /// Makes a queue for `capacity` events.
 pub fn queue(capacity: usize) -> (Ingest, Queue) {
-    let (sender, receiver) = mpsc::channel();
     let figures = Figures::default();
-    (
-        Ingest {
-            sender,
-            places: Arc::new(Semaphore::new(capacity)),
-            capacity,
-            bytes: Arc::default(),
-            figures: figures.clone(),
-        },
-        Queue { receiver, figures },
-    )
+    let queue = Queue::new(figures.clone());
+    let ingest = Ingest {
+        entrance: Arc::new(Entrance(Arc::clone(queue.shared()))),
+        places: Arc::new(Semaphore::new(capacity)),
+        capacity,
+        bytes: Arc::default(),
+        figures,
+    };
+    (ingest, queue)
 }
 
 impl Ingest {
@@ -150,16 +135,14 @@ impl Ingest {
         let place = self.place(events as u32).await?;
         let bytes = QueuedBytes::new(&self.bytes, batch.bytes());
         let (answer, answered) = oneshot::channel();
-        self.sender
-            .send(Message::Publish(Submission {
-                batch,
-                request: request::current(Clone::clone),
-                answer,
-                place,
-                room,
-                bytes,
-            }))
-            .map_err(|_| SubmitError::Stopping)?;
+        self.entrance.0.push(Submission {
+            batch,
+            request: request::current(Clone::clone),
+            answer,
+            place,
+            room,
+            bytes,
+        })?;
         answered.await.unwrap_or(Err(SubmitError::Stopping))
     }
 
@@ -185,17 +168,13 @@ impl Ingest {
 
     /// Lets the committer finish what is queued and end; batches submitted from now on are refused.
     pub fn stop(&self) {
-        // A committer that is gone has stopped.
-        let _ = self.sender.send(Message::Stop);
+        self.entrance.0.stop();
     }
 
     /// A handle with which a store asks for maintenance.
     pub fn maintenance(&self) -> Maintenance {
-        let sender = self.sender.clone();
-        Arc::new(move || {
-            // A committer that is gone needs no maintenance.
-            let _ = sender.send(Message::Maintain);
-        })
+        let queue = Arc::clone(&self.entrance.0);
+        Arc::new(move || queue.maintain())
     }
 
     async fn place(&self, events: u32) -> Result<OwnedSemaphorePermit, SubmitError> {
@@ -212,31 +191,6 @@ impl Ingest {
                 SubmitError::QueueFull
             })?
             .map_err(|_| SubmitError::Stopping)
-    }
-}
-
-impl Queue {
-    /// Where what becomes of the queue's publishes is counted.
-    pub fn figures(&self) -> Figures {
-        self.figures.clone()
-    }
-
-    /// Waits for the next message, at most `timeout` if one is given.
-    pub fn next(&self, timeout: Option<Duration>) -> Next {
-        match timeout {
-            // Nobody is left who could ask for anything: the same as being told to stop.
-            None => Next::Message(self.receiver.recv().unwrap_or(Message::Stop)),
-            Some(timeout) => match self.receiver.recv_timeout(timeout) {
-                Ok(message) => Next::Message(message),
-                Err(mpsc::RecvTimeoutError::Timeout) => Next::TimedOut,
-                Err(mpsc::RecvTimeoutError::Disconnected) => Next::Message(Message::Stop),
-            },
-        }
-    }
-
-    /// A message that is there already.
-    pub fn ready(&self) -> Option<Message> {
-        self.receiver.try_recv().ok()
     }
 }
 

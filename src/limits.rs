@@ -240,6 +240,11 @@ pub const MAX_METRIC_KEYS: usize = 100;
 pub const MAX_TOPICS: usize = 100_000;
 /// Events that the committer puts into one transaction; a single larger request still goes in whole.
 pub const MAX_COMMIT_EVENTS: usize = 8_000;
+/// A commit begins beside those that run when at least so many events wait; see `ingest`.
+/// On two processors, single events over 64 connections came a quarter faster with 32 than with 1 (measured).
+pub const COMMIT_BESIDE_EVENTS: usize = 32;
+/// Or when something has waited this long, many times what a commit takes.
+pub const COMMIT_BESIDE_WAIT: Duration = Duration::from_millis(50);
 /// Bytes of events that the committer puts into one transaction; a single larger request still goes in whole.
 pub const MAX_COMMIT_BYTES: usize = 8 << 20;
 /// The write-ahead log is copied back into the SQLite file beyond this size: 8 MiB kept the worst commit near

@@ -13,7 +13,7 @@ use axum::{
     http::{Request, header},
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use tempfile::TempDir;
 
 /// An API that asks for keys.
@@ -122,10 +122,13 @@ async fn without_a_key_nothing_is_answered_but_whether_it_is_up() {
 async fn health_says_why_only_to_who_may_come_in() {
     let guarded = Guarded::new();
     let key = guarded.key(&[Scope::Publish], &["a"]);
-    guarded.fixture.health.set_trouble(Some(Trouble {
-        reason: "the disk is full".to_owned(),
-        needs_restart: true,
-    }));
+    guarded.fixture.health.note(
+        Instant::now(),
+        Some(Trouble {
+            reason: "the disk is full".to_owned(),
+            needs_restart: true,
+        }),
+    );
     for path in ["/health", "/readyz", "/livez"] {
         let told = guarded.get(&key, path).await;
         assert_eq!(told.status, 503);

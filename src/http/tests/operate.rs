@@ -9,6 +9,7 @@ use axum::{
     http::{Method, Request, header},
 };
 use serde_json::json;
+use std::time::Instant;
 
 fn trouble(needs_restart: bool) -> Trouble {
     Trouble {
@@ -60,7 +61,7 @@ async fn a_server_that_can_commit_is_healthy() {
 #[tokio::test]
 async fn a_store_that_cannot_commit_is_unhealthy_but_alive() {
     let fixture = Fixture::new();
-    fixture.health.set_trouble(Some(trouble(false)));
+    fixture.health.note(Instant::now(), Some(trouble(false)));
     for path in ["/health", "/readyz"] {
         let answer = fixture.get(path).await;
         assert_eq!(answer.status, 503, "{path}");
@@ -70,16 +71,16 @@ async fn a_store_that_cannot_commit_is_unhealthy_but_alive() {
     }
     assert_eq!(fixture.get("/livez").await.status, 200);
     assert_eq!(fixture.get("/").await.json()["status"], "unhealthy");
-    fixture.health.set_trouble(None);
+    fixture.health.note(Instant::now(), None);
     assert_eq!(fixture.get("/health").await.status, 200);
 }
 
 #[tokio::test]
 async fn livez_fails_when_a_restart_is_the_cure() {
     let fixture = Fixture::new();
-    fixture.health.set_trouble(Some(trouble(true)));
+    fixture.health.note(Instant::now(), Some(trouble(true)));
     assert_eq!(fixture.get("/livez").await.status, 503);
-    fixture.health.set_trouble(None);
+    fixture.health.note(Instant::now(), None);
     fixture.health.set_committer_running(false);
     let answer = fixture.get("/livez").await;
     assert_eq!(answer.status, 503);
