@@ -1,4 +1,4 @@
-//! Up to where the log is final: see the functions `announce` and `horizon` in [`super::schema`].
+//! Up to where the log is final: see [`super::statements::identify`] and the function `horizon` in [`super::schema`].
 
 use super::{Shared, failure};
 use crate::{

@@ -15,22 +15,34 @@ pub(super) const FENCE: &str = "INSERT INTO fences AS known (partition, token) \
 pub(super) const NEWEST_TOKENS: &str =
     "SELECT partition, token FROM fences WHERE partition = ANY($1::integer[])";
 
-/// Stores identities and returns those that were new, with their seqs. Seqs are taken in the order of the arrays, which is
-/// the order sent; rows go in in the order of their keys, or two commits could wait for each other.
-pub(super) const IDENTIFY: &str = "WITH sent AS MATERIALIZED \
-     (SELECT key, fingerprint, nextval('seqs') AS seq FROM unnest($1::uuid[], $2::bigint[]) AS of (key, fingerprint)) \
-     INSERT INTO identities (key, seq, fingerprint) SELECT key, seq, fingerprint FROM sent ORDER BY key \
-     ON CONFLICT (key) DO NOTHING RETURNING key, seq";
+/// Stores identities; returns the time in microseconds, those that were new, with their seqs, and those that were there,
+/// with their seqs and fingerprints. One statement, because each costs a message and its answer.
+///
+/// First of all it says with a lock, which ends with the transaction, that seqs above the last one given may still come (see
+/// `announce` in [`super::schema`]): `sent` takes them and cannot be read before `announced`. They are taken in the order of
+/// the arrays, which is the order sent; rows go in in the order of their keys, or two commits could wait for each other.
+/// `known` does not see what others committed while the statement ran: that is for [`FIND`]. The subqueries are such that
+/// there is one way to run them, whatever the server believes of the tables' sizes.
+pub(super) const IDENTIFY: &str = "WITH announced AS MATERIALIZED (SELECT announce($3) AS at), \
+     sent AS MATERIALIZED (SELECT key, fingerprint, nextval('seqs') AS seq \
+     FROM announced, unnest($1::uuid[], $2::bigint[]) AS of (key, fingerprint)), \
+     inserted AS (INSERT INTO identities (key, seq, fingerprint) SELECT key, seq, fingerprint FROM sent ORDER BY key \
+     ON CONFLICT (key) DO NOTHING RETURNING key, seq) \
+     SELECT at, new.keys, new.seqs, known.keys, known.seqs, known.fingerprints FROM announced, \
+     (SELECT array_agg(key) AS keys, array_agg(seq) AS seqs FROM inserted) AS new, \
+     (SELECT array_agg(key) AS keys, array_agg(seq) AS seqs, array_agg(fingerprint) AS fingerprints FROM identities \
+     WHERE key = ANY (ARRAY(SELECT key FROM sent WHERE key NOT IN (SELECT key FROM inserted)))) AS known";
 
-/// Where identities that were there stand. A statement of its own: the one before does not see what others committed while
-/// it ran.
+/// Where identities stand that were stored by others while [`identify`] ran.
 pub(super) const FIND: &str = "SELECT key, seq, fingerprint FROM identities WHERE key = ANY($1::uuid[])";
 
-/// Appends a few events.
-pub(super) const APPEND: &str = "INSERT INTO events \
-     (seq, seconds, processed_at, topic, event_id, timestamp, source, payload) \
+/// Appends a few events, and what the commit counted, as [`COUNT`].
+pub(super) const APPEND: &str = "WITH counted AS (INSERT INTO commits \
+     (writer, number, at, topics, accepted, duplicates, conflicts, first_seqs, last_seqs) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)) \
+     INSERT INTO events (seq, seconds, processed_at, topic, event_id, timestamp, source, payload) \
      SELECT seq, seconds, $3, topic, event_id, timestamp, source, payload \
-     FROM unnest($1::bigint[], $2::bigint[], $4::integer[], $5::text[], $6::text[], $7::text[], $8::text[]) \
+     FROM unnest($10::bigint[], $11::bigint[], $12::integer[], $13::text[], $14::text[], $15::text[], $16::text[]) \
      AS of (seq, seconds, topic, event_id, timestamp, source, payload)";
 
 /// Appends many.

@@ -23,9 +23,20 @@ use crate::{
     store::{BatchOutcome, CommitError, Fences, Writer},
 };
 use hashbrown::HashMap;
-use std::{pin::pin, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::{Error, Statement, binary_copy::BinaryCopyInWriter, types::ToSql};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, sleep, timeout},
+};
+use tokio_postgres::{
+    Error, Row, Statement,
+    binary_copy::BinaryCopyInWriter,
+    types::{FromSql, ToSql},
+};
 
 /// One of the writers of a store on a server.
 pub(super) struct PostgresWriter {
@@ -35,6 +46,9 @@ pub(super) struct PostgresWriter {
     /// Names the newest commit among this writer's.
     commit: i64,
     connection: Option<Connection>,
+    /// Drives the connection on the writer's own thread: no other thread has to be woken for each message. Made by the
+    /// first call, on that thread.
+    runtime: Option<Runtime>,
     /// Whether the last attempt failed: then the next one is not waited for, since its clients would be.
     is_away: bool,
     /// When the server last answered.
@@ -91,27 +105,18 @@ impl From<Error> for Failed {
 
 impl Writer for PostgresWriter {
     fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError> {
-        let runtime = self.shared.runtime.clone();
-        let result = runtime.block_on(self.commit_batches(batches));
-        self.is_away = result.is_err();
-        result
+        self.wait(async |writer| writer.commit_batches(batches).await)
     }
 
     fn maintain(&mut self) -> Result<(), CommitError> {
         if self.heard.elapsed() < limits::POSTGRES_MAINTENANCE {
             return Ok(());
         }
-        let runtime = self.shared.runtime.clone();
-        let result = runtime.block_on(self.fold());
-        self.is_away = result.is_err();
-        result
+        self.wait(async |writer| writer.fold().await)
     }
 
     fn probe(&mut self) -> Result<(), CommitError> {
-        let runtime = self.shared.runtime.clone();
-        let result = runtime.block_on(self.try_to_write());
-        self.is_away = result.is_err();
-        result
+        self.wait(async |writer| writer.try_to_write().await)
     }
 
     fn close(self: Box<Self>) -> Result<(), CommitError> {
@@ -126,9 +131,32 @@ impl PostgresWriter {
             number,
             commit: 0,
             connection: None,
+            runtime: None,
             is_away: false,
             heard: Instant::now(),
         }
+    }
+
+    /// Works on the writer's own runtime, on this thread.
+    fn wait<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Self) -> Result<T, CommitError>,
+    ) -> Result<T, CommitError> {
+        let runtime = match self.runtime.take() {
+            Some(runtime) => runtime,
+            None => Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| {
+                    CommitError::Unavailable(format!(
+                        "the operating system gives nothing to wait with: {error}"
+                    ))
+                })?,
+        };
+        let result = runtime.block_on(work(self));
+        self.runtime = Some(runtime);
+        self.is_away = result.is_err();
+        result
     }
 
     async fn commit_batches(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError> {
@@ -392,6 +420,10 @@ impl Connection {
     async fn open(shared: &Shared) -> Result<Self, Error> {
         let session = shared.server.connect().await?;
         let client = &session.client;
+        // Each statement has one right way to run, whatever its parameters: it is planned once.
+        client
+            .batch_execute("SET plan_cache_mode = force_generic_plan")
+            .await?;
         let (fence, newest_tokens, announce, identify, find, append, copy, count, disown) = tokio::try_join!(
             client.prepare(FENCE),
             client.prepare(NEWEST_TOKENS),
@@ -442,36 +474,35 @@ impl Connection {
             .map(|first| first.event.fingerprint.0.cast_signed())
             .collect();
         // Sent at once, in this order; the server works through them one by one.
-        let parameters: [&(dyn ToSql + Sync); 2] = [&keys, &fingerprints];
-        let (_, newest, announced, inserted) = tokio::try_join!(
+        let store = self.store.as_slice();
+        let parameters: [&(dyn ToSql + Sync); 3] = [&keys, &fingerprints, &store];
+        let (_, newest, identified) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN"),
             // Before seqs are announced: whoever has to wait here holds up no readers.
             self.fence(plan),
-            self.announce(),
-            client.query(&self.identify, &parameters),
+            client.query_one(&self.identify, &parameters),
         )?;
         if !newest.is_empty() {
             return Err(Failed::Fenced(newest));
         }
-        let mut new: HashMap<Key, Seq> = HashMap::with_capacity(inserted.len());
-        for row in &inserted {
-            let SqlKey(key) = row.get(0);
-            new.insert(key, row.get::<_, i64>(1).cast_unsigned());
-        }
-        let mut known: HashMap<Key, Found> = HashMap::new();
-        if new.len() < keys.len() {
-            let rest: Vec<SqlKey> = keys
-                .into_iter()
-                .filter(|SqlKey(key)| !new.contains_key(key))
-                .collect();
-            for row in client.query(&self.find, &[&rest]).await? {
-                let SqlKey(key) = row.get(0);
-                let found = Found {
-                    seq: row.get::<_, i64>(1).cast_unsigned(),
-                    fingerprint: Fingerprint(row.get::<_, i64>(2).cast_unsigned()),
-                };
-                known.insert(key, found);
+        let new: HashMap<Key, Seq> = column(&identified, 1)?
+            .into_iter()
+            .zip(column(&identified, 2)?)
+            .map(|(SqlKey(key), seq): (_, i64)| (key, seq.cast_unsigned()))
+            .collect();
+        let mut known: HashMap<Key, Found> = column(&identified, 3)?
+            .into_iter()
+            .zip(column(&identified, 4)?)
+            .zip(column(&identified, 5)?)
+            .map(|((SqlKey(key), seq), fingerprint)| (key, found(seq, fingerprint)))
+            .collect();
+        if new.len() + known.len() < keys.len() {
+            let is_missing = |SqlKey(key): &SqlKey| !new.contains_key(key) && !known.contains_key(key);
+            let missing: Vec<SqlKey> = keys.into_iter().filter(is_missing).collect();
+            for row in client.query(&self.find, &[&missing]).await? {
+                let SqlKey(key) = row.try_get(0)?;
+                known.insert(key, found(row.try_get(1)?, row.try_get(2)?));
             }
         }
         let decided = plan.decide(&new, &known).map_err(Failed::Contradiction)?;
@@ -479,7 +510,7 @@ impl Connection {
         Ok(Identified {
             decided,
             stored: plan.firsts.iter().filter_map(is_stored).collect(),
-            at: announced,
+            at: identified.try_get(0)?,
         })
     }
 
@@ -505,23 +536,11 @@ impl Connection {
         Ok(newest.filter(|fence| !ours(fence)).collect())
     }
 
-    /// Appends the events and ends the transaction.
+    /// Appends the events, counts, and ends the transaction.
     async fn finish(&self, identified: &Identified<'_>, name: Name) -> Result<(), Error> {
         let Identified { decided, stored, at } = identified;
-        let client = &self.session.client;
-        let append = async {
-            match stored.len() {
-                1..limits::POSTGRES_COPY_ROWS => self.append(stored, *at).await,
-                // None, or copied already.
-                _ => Ok(()),
-            }
-        };
-        if stored.len() >= limits::POSTGRES_COPY_ROWS {
-            self.copy(stored, *at).await?;
-            faults::reached(CrashPoint::CommitInserted);
-        }
         let counts = &decided.counts;
-        let parameters: [&(dyn ToSql + Sync); 9] = [
+        let counted: [&(dyn ToSql + Sync); 9] = [
             &name.0,
             &name.1,
             at,
@@ -532,54 +551,87 @@ impl Connection {
             &counts.first_seqs,
             &counts.last_seqs,
         ];
-        // Once one of them has failed, COMMIT rolls back.
-        tokio::try_join!(
-            biased;
-            append,
-            client.execute(&self.count, &parameters),
-            client.batch_execute("COMMIT"),
-        )?;
+        let client = &self.session.client;
+        // All but the first answer to a COPY is waited for at once. When one has failed, COMMIT rolls back.
+        if stored.len() >= limits::POSTGRES_COPY_ROWS {
+            let sink = client.copy_in(&self.copy).await?;
+            let mut rows = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
+            write(stored, *at, rows.as_mut()).await?;
+            faults::reached(CrashPoint::CommitInserted);
+            tokio::try_join!(
+                biased;
+                rows.finish(),
+                client.execute(&self.count, &counted),
+                client.batch_execute("COMMIT"),
+            )?;
+            return Ok(());
+        }
+        let append = async {
+            match stored.is_empty() {
+                true => client.execute(&self.count, &counted).await,
+                false => self.append(stored, &counted).await,
+            }
+        };
+        tokio::try_join!(biased; append, client.batch_execute("COMMIT"))?;
         Ok(())
     }
 
-    async fn append(&self, stored: &[(Seq, First<'_>)], at: i64) -> Result<(), Error> {
+    async fn append(
+        &self,
+        stored: &[(Seq, First<'_>)],
+        counted: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error> {
         let texts = |text: for<'e> fn(&Event<'e>) -> &'e str| -> Vec<&str> {
             stored.iter().map(|(_, first)| text(&first.event)).collect()
         };
         let seqs: Vec<i64> = stored.iter().map(|(seq, _)| seq.cast_signed()).collect();
         let seconds: Vec<i64> = stored.iter().map(|(_, first)| first.event.seconds).collect();
         let topics: Vec<TopicNumber> = stored.iter().map(|(_, first)| first.topic).collect();
-        let parameters: [&(dyn ToSql + Sync); 8] = [
+        let columns: [&(dyn ToSql + Sync); 7] = [
             &seqs,
             &seconds,
-            &at,
             &topics,
             &texts(|event| event.event_id),
             &texts(|event| event.timestamp),
             &texts(|event| event.source),
             &texts(|event| event.payload),
         ];
-        self.session.client.execute(&self.append, &parameters).await?;
-        Ok(())
+        let parameters: Vec<_> = counted.iter().chain(&columns).copied().collect();
+        self.session.client.execute(&self.append, &parameters).await
     }
+}
 
-    async fn copy(&self, stored: &[(Seq, First<'_>)], at: i64) -> Result<(), Error> {
-        let sink = self.session.client.copy_in(&self.copy).await?;
-        let mut rows = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
-        for (seq, First { event, topic }) in stored {
-            let row: [&(dyn ToSql + Sync); 8] = [
-                &seq.cast_signed(),
-                &event.seconds,
-                &at,
-                topic,
-                &event.event_id,
-                &event.timestamp,
-                &event.source,
-                &event.payload,
-            ];
-            rows.as_mut().write(&row).await?;
-        }
-        rows.finish().await?;
-        Ok(())
+/// Writes the rows of a COPY.
+async fn write(
+    stored: &[(Seq, First<'_>)],
+    at: i64,
+    mut rows: Pin<&mut BinaryCopyInWriter>,
+) -> Result<(), Error> {
+    for (seq, First { event, topic }) in stored {
+        let row: [&(dyn ToSql + Sync); 8] = [
+            &seq.cast_signed(),
+            &event.seconds,
+            &at,
+            topic,
+            &event.event_id,
+            &event.timestamp,
+            &event.source,
+            &event.payload,
+        ];
+        rows.as_mut().write(&row).await?;
+    }
+    Ok(())
+}
+
+/// An array that the statement [`identify`] returns; none when it is empty.
+fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<Vec<T>, Error> {
+    let array: Option<Vec<T>> = row.try_get(place)?;
+    Ok(array.unwrap_or_default())
+}
+
+fn found(seq: i64, fingerprint: i64) -> Found {
+    Found {
+        seq: seq.cast_unsigned(),
+        fingerprint: Fingerprint(fingerprint.cast_unsigned()),
     }
 }
