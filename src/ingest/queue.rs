@@ -121,10 +121,14 @@ impl Shared {
 
     /// Wakes a committer, if there was nothing to do for it before, or nothing that it had to do later.
     fn change(&self, state: &mut State, change: impl FnOnce(&mut State)) {
+        if state.idle == 0 {
+            // Whoever is at work looks by itself.
+            return change(state);
+        }
         let (was_due, was_waiting) = (state.is_due(), state.since.is_some());
         change(state);
         let is_first = !was_waiting && state.since.is_some();
-        if !was_due && state.idle > 0 && (is_first || state.is_due()) {
+        if !was_due && (is_first || state.is_due()) {
             self.changed.notify_one();
         }
     }
