@@ -153,12 +153,25 @@ fn the_server_is_reached_by_tls_and_checked_as_the_url_says() {
     assert!(with >= 2 && without == 0, "{with} with TLS, {without} without");
     drop(instance);
 
-    refused_with(&untrusted, "UnknownIssuer");
-    // The certificate is for an address, and this is a name.
-    refused_with(
-        &trusted.replace("127.0.0.1", "localhost"),
-        "certificate not valid for name",
-    );
+    // The certificate is for an address, and `localhost` is a name.
+    for (url, reason, remedy) in [
+        (
+            &untrusted,
+            "UnknownIssuer",
+            "name its authority's file with sslrootcert",
+        ),
+        (
+            &trusted.replace("127.0.0.1", "localhost"),
+            "certificate not valid for name",
+            "name the server as its certificate does",
+        ),
+    ] {
+        let log = refused(url);
+        for told in [reason, remedy, "sslmode"] {
+            assert!(log.contains(told), "{url}: no {told:?} in:\n{log}");
+        }
+        assert!(!log.contains("is it running"), "{log}");
+    }
     // Whom the system trusts does not include an authority of a test's.
     let system = format!("{}?sslmode=verify-full", database.url());
     assert!(!refused(&system).contains("listening"));

@@ -3,7 +3,8 @@
 use super::Server;
 use crate::store::{CommitError, OpenError, ReadError};
 use deadpool_postgres::PoolError;
-use std::{error::Error as _, fmt::Write as _};
+use rustls::CertificateError;
+use std::{error::Error as _, fmt::Write as _, io};
 use tokio_postgres::{Error, error::SqlState};
 
 /// An error and what caused it, in one line.
@@ -26,8 +27,41 @@ pub(super) fn chain(error: &Error) -> String {
     text
 }
 
+/// What is wrong with the certificate that the server showed, if that is what failed.
+fn certificate(error: &Error) -> Option<&CertificateError> {
+    // What went through a socket is an I/O error, which is not the source of what it holds but shows it.
+    let io = error.source()?.downcast_ref::<io::Error>()?;
+    match io.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidCertificate(wrong) => Some(wrong),
+        _ => None,
+    }
+}
+
 /// What to do about an error, for the person who reads it at night.
 fn advice(error: &Error) -> &'static str {
+    if let Some(wrong) = certificate(error) {
+        return match wrong {
+            CertificateError::UnknownIssuer => {
+                "nobody who is trusted signed the server's certificate: name its authority's file with sslrootcert in \
+                 DATABASE_URL (sslmode=verify-full checks it, require does not)"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the server's certificate is for another host: in DATABASE_URL name the server as its certificate does, or \
+                 is it another server? (sslmode=verify-full checks it, by the authorities of sslrootcert; require does not)"
+            }
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => {
+                "renew the server's certificate, unless a clock is wrong (sslmode=verify-full checks it, by the authorities \
+                 of sslrootcert; require does not)"
+            }
+            _ => {
+                "the server's certificate is not one that can be checked: replace it, or what sslrootcert in DATABASE_URL \
+                 names (sslmode=verify-full checks it, require does not)"
+            }
+        };
+    }
     match error.code() {
         None => "is it running, and does the address in DATABASE_URL reach it?",
         Some(code) if *code == SqlState::DISK_FULL => "free space on the server's disk",
