@@ -47,7 +47,20 @@ struct Shared {
     next: Mutex<Option<Cut>>,
     cuts: AtomicU64,
     is_silent: AtomicBool,
-    is_deaf: bool,
+    hints: Hints,
+    /// Connections that have asked for hints.
+    listeners: AtomicU64,
+}
+
+/// What becomes of a connection for hints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Hints {
+    #[default]
+    Pass,
+    /// It is told of nothing.
+    Deaf,
+    /// It stays open, and what it says is never answered.
+    Stuck,
 }
 
 impl Proxy {
@@ -58,8 +71,17 @@ impl Proxy {
 
     /// The same; what others notify of does not come through.
     pub(crate) fn deaf(port: u16) -> Self {
+        Self::with_hints(port, Hints::Deaf)
+    }
+
+    /// The same; a connection for hints gets no answer when it comes up.
+    pub(crate) fn stuck_for_hints(port: u16) -> Self {
+        Self::with_hints(port, Hints::Stuck)
+    }
+
+    fn with_hints(port: u16, hints: Hints) -> Self {
         let shared = Shared {
-            is_deaf: true,
+            hints,
             ..Shared::default()
         };
         Self::start(port, shared)
@@ -94,6 +116,11 @@ impl Proxy {
         eventually("a commit is cut off", || {
             (self.shared.cuts.load(Ordering::SeqCst) > before).then_some(())
         });
+    }
+
+    /// How many connections have asked for hints.
+    pub(crate) fn listeners(&self) -> u64 {
+        self.shared.listeners.load(Ordering::SeqCst)
     }
 
     /// Holds everything back, in both directions, as a network does that drops every packet: nobody is told.
@@ -147,10 +174,13 @@ fn copy(
             thread::sleep(Duration::from_millis(2));
         }
         held.extend_from_slice(&buffer[..count]);
-        if shared.is_deaf
-            && let Some(place) = find(&held, LISTEN)
-        {
-            held[place..place + LISTEN.len()].copy_from_slice(LISTEN_ELSEWHERE);
+        if let Some(place) = find(&held, LISTEN) {
+            shared.listeners.fetch_add(1, Ordering::SeqCst);
+            match shared.hints {
+                Hints::Pass => {}
+                Hints::Deaf => held[place..place + LISTEN.len()].copy_from_slice(LISTEN_ELSEWHERE),
+                Hints::Stuck => held.clear(),
+            }
         }
         let marked = find(&held, mark);
         let cut = marked.and_then(|_| cut());

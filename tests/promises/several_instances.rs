@@ -5,7 +5,10 @@
 use crate::harness::{Client, Database, Event, Load, Oracle, Proxy, Server, StoreKind, eventually};
 use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_POLL};
 use serde_json::Value;
-use std::{thread, time::Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 #[test]
 fn a_cursor_never_skips_although_three_instances_commit_at_once() {
@@ -94,21 +97,27 @@ fn counters_are_exact_over_instances_and_restarts() {
     assert_eq!(agreed(&[&a.restart()]), after);
 }
 
+/// How long readers wait. They look once more at its end, so an answer before it shows that they were told.
+const WAIT: Duration = Duration::from_secs(30);
+
 /// Asks for what comes next and does not wait for the answer.
 fn ask(client: &mut Client, cursor: &str) {
-    let request = format!("GET /events?order=asc&wait=30&cursor={cursor} HTTP/1.1\r\nhost: test\r\n\r\n");
+    let wait = WAIT.as_secs();
+    let request = format!("GET /events?order=asc&wait={wait}&cursor={cursor} HTTP/1.1\r\nhost: test\r\n\r\n");
     client.send_raw(request.as_bytes()).unwrap();
 }
 
-/// Lets a reader wait at one instance while the other commits, some times. Fails when a wait ends without its event.
+/// Lets a reader wait at one instance while the other commits, some times. Fails when a wait goes on to its end.
 fn waits(reader: &Server, writer: &Server, rounds: u32) {
     let (mut reader, mut writer) = (reader.client(), writer.client());
     let mut page = reader.get("/events?order=asc").ok();
     for round in 0..rounds {
+        let started = Instant::now();
         ask(&mut reader, page["next"].as_str().unwrap());
         writer.publish(&[Event::new("topic", &format!("{round} of {rounds}"))]);
         page = reader.receive().unwrap().ok();
         assert_eq!(page["count"], 1, "{page}");
+        assert!(started.elapsed() < WAIT, "nobody told the reader");
     }
 }
 
@@ -132,6 +141,18 @@ fn a_reader_is_answered_although_hints_do_not_come_through() {
     let reader = Server::start_with(&[("DATABASE_URL", &database.url_through(proxy.port()))]);
     let writer = database.instance();
     waits(&reader, &writer, 4);
+}
+
+#[test]
+fn a_reader_is_answered_although_the_connection_for_hints_does_not_come_up() {
+    let database = Database::new();
+    let proxy = Proxy::stuck_for_hints(database.server().port());
+    let reader = Server::start_with(&[("DATABASE_URL", &database.url_through(proxy.port()))]);
+    let writer = database.instance();
+    waits(&reader, &writer, 4);
+    eventually("another connection for hints is tried", || {
+        (proxy.listeners() > 1).then_some(())
+    });
 }
 
 #[test]
