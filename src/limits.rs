@@ -348,6 +348,11 @@ pub const POSTGRES_FOLD_COMMITS: i64 = 10_000;
 /// The newest row of a writer is kept for this long, to tell whether its commit happened; many times
 /// [`POSTGRES_DOUBT`].
 pub const POSTGRES_COMMIT_MEMORY: Duration = Duration::from_hours(24);
+/// The name of a commit that was given up stays taken for this long, so that its transaction, should it still hang on the
+/// server, cannot commit. A transaction of ours has up to 11 statements; the server undoes it when one takes
+/// [`POSTGRES_STATEMENT_TIMEOUT`] or when it waits [`POSTGRES_IDLE_TIMEOUT`] for the next, so after 220 s none can commit.
+/// More than ten times as long.
+pub const POSTGRES_DISOWNED_MEMORY: Duration = Duration::from_hours(1);
 /// Events that `migrate` copies in one transaction: enough that its sync costs little, few enough that a kill loses little.
 pub const MIGRATION_SLICE_ROWS: usize = 10_000;
 /// Such a slice also ends when its rows have this many bytes.

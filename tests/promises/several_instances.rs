@@ -3,7 +3,7 @@
 //! `tests/faults` goes on from here with instances, servers and connections that die.
 
 use crate::harness::{Client, Database, Event, Load, Oracle, Proxy, Server, StoreKind, eventually};
-use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_POLL};
+use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_DISOWNED_MEMORY, POSTGRES_POLL};
 use serde_json::Value;
 use std::{
     thread,
@@ -153,6 +153,45 @@ fn a_reader_is_answered_although_the_connection_for_hints_does_not_come_up() {
     eventually("another connection for hints is tried", || {
         (proxy.listeners() > 1).then_some(())
     });
+}
+
+/// A commit that got no answer was given up, and its name taken. Its transaction may still hang on the server, and must not
+/// count anything when its writer has long gone on.
+#[test]
+fn a_transaction_that_was_given_up_cannot_commit_after_its_writer_has_gone_on() {
+    let database = Database::new();
+    let instance = database.instance();
+    instance.client().publish(&[Event::new("topic", "id")]);
+    let row = |number: u32, age: Duration, counted: bool| {
+        let at = format!(
+            "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint - {}",
+            age.as_micros()
+        );
+        let counts = match counted {
+            true => "'{0}', '{0}', '{1}', '{0}', '{NULL}', '{NULL}'",
+            false => "'{}', '{}', '{}', '{}', '{}', '{}'",
+        };
+        format!("INSERT INTO oncelog.commits SELECT 1000, {number}, {at}, {counts}")
+    };
+    let written = [
+        row(1, Duration::ZERO, false),
+        row(2, POSTGRES_DISOWNED_MEMORY * 2, false),
+        row(3, Duration::ZERO, true),
+        row(4, Duration::ZERO, true),
+    ];
+    database.sql(&written.join("; "));
+    let left = || {
+        database.sql(
+            "SELECT string_agg(number::text, ' ' ORDER BY number) FROM oncelog.commits WHERE writer = 1000",
+        )
+    };
+    eventually("what was counted is folded", || {
+        (!left().contains('3')).then_some(())
+    });
+    assert_eq!(left(), "1 4");
+    let late = row(1, Duration::ZERO, true) + " ON CONFLICT DO NOTHING RETURNING number";
+    assert_eq!(database.sql(&late), "");
+    assert_eq!(instance.client().counters(), [3, 1, 2, 0]);
 }
 
 #[test]

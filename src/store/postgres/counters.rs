@@ -6,17 +6,23 @@ use crate::{
     limits,
     store::{ReadError, TopicFilter, TopicStatus, Totals},
 };
+use std::time::Duration;
 use tokio_postgres::{Client, Error, Row};
 
-/// Folds the rows of ended commits into the counters, in one transaction: nothing is ever counted twice or not at all,
-/// and readers see all of it or nothing. The newest row of each writer stays: it tells whether that commit happened.
-const FOLD: &str = "
+/// Up to `$3` rows that can be folded: all but the newest of each writer, which tells whether that commit happened. Names
+/// that were taken from commits are kept longer, or a transaction that still hangs on the server could have its own after
+/// all.
+const ENDED: &str = "
 WITH newest AS (SELECT writer, max(number) AS number FROM commits GROUP BY writer),
 ended AS (
     SELECT writer, commits.number FROM commits JOIN newest USING (writer)
-    WHERE commits.number < newest.number OR commits.at < $1
-    LIMIT $2
-),
+    WHERE (commits.number < newest.number AND (topics <> '{}' OR at < $1)) OR at < $2
+    LIMIT $3
+)";
+
+/// Folds the rows of ended commits into the counters, in one transaction: nothing is ever counted twice or not at all,
+/// and readers see all of it or nothing.
+const FOLD: &str = ",
 folded AS (
     DELETE FROM commits USING ended
     WHERE commits.writer = ended.writer AND commits.number = ended.number
@@ -45,14 +51,24 @@ const FOLD_LOCK: i64 = 0x6F6E_6365_6C6F_6702;
 
 /// Folds what can be, unless another instance does.
 pub(super) async fn fold(client: &mut Client) -> Result<(), Error> {
-    let waiting: bool = client
+    let now: i64 = client
         .query_one(
-            "SELECT EXISTS (SELECT FROM commits GROUP BY writer HAVING count(*) > 1)",
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
             &[],
         )
         .await?
         .get(0);
-    if !waiting {
+    let before = |memory: Duration| now - memory.as_micros() as i64;
+    let oldest = [
+        before(limits::POSTGRES_DISOWNED_MEMORY),
+        before(limits::POSTGRES_COMMIT_MEMORY),
+    ];
+    let is_waiting = format!("{ENDED} SELECT EXISTS (SELECT FROM ended)");
+    let is_waiting: bool = client
+        .query_one(&is_waiting, &[&oldest[0], &oldest[1], &1_i64])
+        .await?
+        .get(0);
+    if !is_waiting {
         return Ok(());
     }
     let transaction = client.transaction().await?;
@@ -61,16 +77,11 @@ pub(super) async fn fold(client: &mut Client) -> Result<(), Error> {
         .await?
         .get(0);
     if is_ours {
-        let memory = limits::POSTGRES_COMMIT_MEMORY.as_micros() as i64;
-        let now: i64 = transaction
-            .query_one(
-                "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-                &[],
-            )
-            .await?
-            .get(0);
         transaction
-            .execute(FOLD, &[&(now - memory), &limits::POSTGRES_FOLD_COMMITS])
+            .execute(
+                &format!("{ENDED}{FOLD}"),
+                &[&oldest[0], &oldest[1], &limits::POSTGRES_FOLD_COMMITS],
+            )
             .await?;
     }
     transaction.commit().await
