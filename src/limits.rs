@@ -323,6 +323,10 @@ pub const POSTGRES_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const POSTGRES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The server ends a transaction of ours that does nothing for this long: its instance is gone, and it holds up readers.
 pub const POSTGRES_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between the questions whether the other end is still there, once nothing came from it for
+/// [`POSTGRES_IDLE_TIMEOUT`]; without an answer both ends give up after [`POSTGRES_COMMIT_TIMEOUT`]. The server does not
+/// end a COPY that waits for its rows in another way, and that holds up readers.
+pub const POSTGRES_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A commit that has no answer after this long is given up, and found out about on another connection.
 pub const POSTGRES_COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A commit that failed for a reason that passes is tried again for this long: a server restarts within it.

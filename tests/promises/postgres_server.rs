@@ -1,7 +1,8 @@
 //! What an instance makes of the server that `DATABASE_URL` names: TLS as asked for, a start that several make at once, and
 //! a refusal that says what is wrong, without the password, where it cannot keep the promises.
 
-use crate::harness::{Authority, Database, Event, Folder, Postgres, Server};
+use crate::harness::{Authority, Database, Event, Folder, Postgres, Server, eventually};
+use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_IDLE_TIMEOUT};
 use std::{net::TcpListener, thread};
 
 /// Starts an instance that must not start, and returns what it says.
@@ -112,6 +113,37 @@ fn what_is_no_server_for_it_is_refused() {
     );
     let database = Postgres::shared().database_with("ENCODING 'SQL_ASCII' TEMPLATE template0");
     refused_with(&database.url(), "ENCODING 'UTF8'");
+}
+
+/// When the server will ask each of its clients whether it is still there, in seconds; without those it waits for.
+fn keepalives(server: &Postgres) -> Vec<u64> {
+    const ESTABLISHED: &str = "01";
+    const KEEPALIVE: &str = "02";
+    const TICKS_PER_SECOND: u64 = 100;
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let own_port = format!(":{:04X}", server.port());
+    let timers = sockets.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (timer, when) = fields[5].split_once(':')?;
+        let is_asked = fields[1].ends_with(&own_port) && fields[3] == ESTABLISHED && timer == KEEPALIVE;
+        is_asked.then(|| u64::from_str_radix(when, 16).unwrap() / TICKS_PER_SECOND)
+    });
+    timers.collect()
+}
+
+/// Or what an instance has begun would go on holding up the readers of others when its machine or the network is gone. The
+/// server waits without a bound of its own in the middle of a COPY.
+#[test]
+fn the_server_soon_finds_out_that_an_instance_is_gone() {
+    let server = Postgres::start();
+    let database = server.database();
+    let instance = database.instance();
+    instance.client().publish(&[Event::new("topic", "id")]);
+    eventually("the server asks all its clients soon", || {
+        let keepalives = keepalives(&server);
+        let is_soon = |&seconds: &u64| seconds <= POSTGRES_IDLE_TIMEOUT.as_secs();
+        (keepalives.len() > POSTGRES_COMMITS && keepalives.iter().all(is_soon)).then_some(())
+    });
 }
 
 #[test]

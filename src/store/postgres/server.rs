@@ -54,11 +54,15 @@ pub enum ServerError {
 pub(super) async fn set_up(client: &Client) -> Result<(), tokio_postgres::Error> {
     let settings = format!(
         "SET search_path = oncelog; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
+         SET tcp_keepalives_idle = {}; SET tcp_keepalives_interval = {}; SET tcp_user_timeout = {}; \
          SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET jit = off; SET client_min_messages = warning; \
          SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
          WHEN 'off' THEN 'on' WHEN 'local' THEN 'on' ELSE current_setting('synchronous_commit') END, false)",
         limits::POSTGRES_STATEMENT_TIMEOUT.as_millis(),
         limits::POSTGRES_IDLE_TIMEOUT.as_millis(),
+        limits::POSTGRES_IDLE_TIMEOUT.as_secs(),
+        limits::POSTGRES_KEEPALIVE_INTERVAL.as_secs(),
+        limits::POSTGRES_COMMIT_TIMEOUT.as_millis(),
     );
     client.batch_execute(&settings).await
 }
@@ -200,6 +204,7 @@ fn bound(config: &mut Config) {
         config.tcp_user_timeout(limits::POSTGRES_COMMIT_TIMEOUT);
     }
     config.keepalives_idle(limits::POSTGRES_IDLE_TIMEOUT);
+    config.keepalives_interval(limits::POSTGRES_KEEPALIVE_INTERVAL);
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
 }
 
