@@ -66,11 +66,13 @@ pub(super) const COUNT: &str = "INSERT INTO commits \
      (writer, number, at, topics, accepted, duplicates, conflicts, first_seqs, last_seqs) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-/// Takes a commit's name, unless the commit has it. Waits for the commit if that is still running.
+/// Takes a commit's name, unless the commit has it: one row, or none. Waits for the commit if that is still running. Taking it
+/// a second time is taking it as well: the answer to the first time may have been lost. (What happened has counted
+/// something, in some topic; a name that was taken has not.)
 pub(super) const DISOWN: &str = "INSERT INTO commits \
      (writer, number, at, topics, accepted, duplicates, conflicts, first_seqs, last_seqs) \
      VALUES ($1, $2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, '{}', '{}', '{}', '{}', '{}', '{}') \
-     ON CONFLICT DO NOTHING";
+     ON CONFLICT (writer, number) DO UPDATE SET at = excluded.at WHERE commits.topics = '{}'";
 
 /// A key as a `uuid`: its 16 bytes, big-endian, so that both sides order keys alike.
 #[derive(Clone, Copy, Debug)]
