@@ -42,12 +42,11 @@ enum Slice {
 impl Shared {
     /// The next events of a query from its position, in its order.
     pub(super) async fn page(&self, query: &Query) -> Result<Page, ReadError> {
+        // Before the topics are looked up: whatever is up to here has a topic that is found then.
+        let settled = self.known_settled();
         let mut reader = PageReader {
-            shown: self.shown_numbers(&query.shown).await?,
-            topic: match &query.topic {
-                Some(name) => self.known_topic(name).await?,
-                None => None,
-            },
+            shown: None,
+            topic: None,
             events: Vec::new(),
             bytes: 0,
             scanned: 0,
@@ -59,8 +58,9 @@ impl Shared {
             shared: self,
             query,
         };
+        reader.look_up_topics().await?;
         let exhausted = match query.order {
-            Order::Ascending => reader.read_up().await?,
+            Order::Ascending => reader.read_up(settled).await?,
             Order::Descending => reader.read_down().await?,
         };
         Ok(Page {
@@ -84,11 +84,20 @@ impl Shared {
 }
 
 impl PageReader<'_> {
-    /// Reads on to the end of what is final; returns whether it came there.
-    async fn read_up(&mut self) -> Result<bool, ReadError> {
+    /// Looks up the numbers of the topics that are wanted, as far as there are such topics. A topic is there before its first
+    /// event, so this is enough for all that is final before the call, and for nothing more.
+    async fn look_up_topics(&mut self) -> Result<(), ReadError> {
+        self.shown = self.shared.shown_numbers(&self.query.shown).await?;
+        if let (Some(name), None) = (&self.query.topic, self.topic) {
+            self.topic = self.shared.known_topic(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads on from what is final up to `settled` to the end of what is final; returns whether it came there.
+    async fn read_up(&mut self, mut settled: Seq) -> Result<bool, ReadError> {
         // What must be seen: everything that was committed when the end was first looked for.
         let mut wanted = None;
-        let mut settled = self.shared.known_settled();
         loop {
             while self.position < settled {
                 match self.read_slice(self.position, settled).await? {
@@ -101,6 +110,7 @@ impl PageReader<'_> {
             settled = frontier.settled;
             let wanted = *wanted.get_or_insert(frontier.newest);
             if self.position < settled {
+                self.look_up_topics().await?;
                 continue;
             }
             if settled >= wanted {
