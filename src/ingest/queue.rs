@@ -73,6 +73,14 @@ impl State {
         is_enough || self.maintain || self.stopped
     }
 
+    /// Wakes another committer that has nothing to do, if something waits: one of those that wait for the queue has to look at
+    /// the time, since nothing that is pushed later may be news.
+    fn pass_the_clock_on(&self, changed: &Condvar) {
+        if self.idle > 0 && !self.waiting.is_empty() {
+            changed.notify_one();
+        }
+    }
+
     fn take(&mut self) -> Turn {
         let mut turn = Turn {
             maintain: std::mem::take(&mut self.maintain),
@@ -169,6 +177,7 @@ impl Queue {
         while !state.is_due() {
             let now = Instant::now();
             if until.is_some_and(|until| until <= now) {
+                state.pass_the_clock_on(&self.shared.changed);
                 return None;
             }
             let late = state.since.map(|since| since + COMMIT_BESIDE_WAIT);
@@ -190,10 +199,8 @@ impl Queue {
         let turn = state.take();
         self.is_committing = !turn.submissions.is_empty();
         state.committing += usize::from(self.is_committing);
-        // What did not fit may be enough for another one.
-        if state.idle > 0 && state.is_due() {
-            self.shared.changed.notify_one();
-        }
+        // What did not fit may be enough for another one, or will have waited long enough soon.
+        state.pass_the_clock_on(&self.shared.changed);
         Some(turn)
     }
 }
@@ -243,17 +250,21 @@ mod tests {
     };
 
     fn put(shared: &Shared, events: usize) -> Result<(), SubmitError> {
+        shared.push(submission(events))
+    }
+
+    fn submission(events: usize) -> Submission {
         let event = r#"{"topic":"t","event_id":"e","timestamp":"2025-10-23T10:00:00Z","source":"s"}"#;
         let body = format!("[{}]", vec![event; events].join(","));
         let places = Arc::new(Semaphore::new(2));
-        shared.push(Submission {
+        Submission {
             batch: parse(body.into_bytes(), Shape::Any, &IDENTITY, events).unwrap(),
             request: None,
             answer: oneshot::channel().0,
             place: Arc::clone(&places).try_acquire_owned().unwrap(),
             room: places.try_acquire_owned().unwrap(),
             bytes: QueuedBytes::new(&Arc::default(), 0),
-        })
+        }
     }
 
     fn two() -> (Queue, Queue) {
@@ -310,6 +321,32 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(put(&first.shared, 1).is_ok());
+        assert_eq!(waiting.join().unwrap(), Some(1));
+    }
+
+    /// Who was woken for a batch that waits looks at the time for all of them. When it left, to see whether the store is back,
+    /// the others waited without end beside a commit that hung.
+    #[test]
+    fn who_leaves_lets_another_one_look_at_the_time() {
+        let (mut hanging, mut leaving) = two();
+        let mut waiting = leaving.clone();
+        assert!(put(&hanging.shared, 1).is_ok());
+        assert_eq!(taken(&mut hanging), Some(1));
+        let waiting = std::thread::spawn(move || {
+            let bound = Some(Duration::from_mins(1));
+            waiting.next(bound).map(|turn| turn.events)
+        });
+        while hanging.shared.state().idle == 0 {
+            std::thread::yield_now();
+        }
+        {
+            // As if `leaving` had been woken for it.
+            let mut state = hanging.shared.state();
+            state.waiting.push_back(submission(1));
+            state.events = 1;
+            state.since = Some(Instant::now() + Duration::from_secs(1));
+        }
+        assert_eq!(taken(&mut leaving), None, "it is not late yet");
         assert_eq!(waiting.join().unwrap(), Some(1));
     }
 
