@@ -6,6 +6,7 @@ use crate::harness::{Client, Database, Event, Load, Oracle, Proxy, Server, Store
 use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_DISOWNED_MEMORY, POSTGRES_POLL};
 use serde_json::Value;
 use std::{
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -42,6 +43,84 @@ fn a_cursor_never_skips_although_three_instances_commit_at_once() {
         given.iter().all(|&events| events > 100),
         "readers that follow: {given:?}"
     );
+}
+
+/// A reader looked up its topic once, and then waited for a running commit to end. When the topic came up meanwhile, the
+/// reader went on behind its first events, for ever.
+#[test]
+fn a_reader_of_a_topic_that_comes_up_while_it_waits_misses_nothing() {
+    let database = Database::new();
+    let [writer, reader] = database.instances();
+    writer.client().publish(&[Event::new("old", "1")]);
+    let page = reader.client().get("/events?topic=new&order=asc").ok();
+    let cursor = page["next"].as_str().expect("a cursor").to_owned();
+    thread::scope(|scope| {
+        // A commit that takes its time, and comes to nothing.
+        scope.spawn(|| {
+            database.sql(
+                "BEGIN; SELECT oncelog.announce((SELECT identity FROM oncelog.store)); SELECT nextval('oncelog.seqs'); \
+                 SELECT pg_sleep(0.7); ROLLBACK",
+            )
+        });
+        let seen = |what: &str, question: &str| {
+            eventually(what, || (database.sql(question) == "t").then_some(()));
+        };
+        seen(
+            "the commit runs",
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.7)%' AND pid <> pg_backend_pid())",
+        );
+        writer.client().publish(&[Event::new("old", "2")]);
+        let page = scope.spawn(|| {
+            let path = format!("/events?topic=new&order=asc&wait=10&cursor={cursor}");
+            reader.client().get(&path).ok()
+        });
+        seen(
+            "the reader looks again and again whether it has ended",
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%FROM horizon()%' \
+             AND query_start > clock_timestamp() - interval '20 milliseconds' AND pid <> pg_backend_pid())",
+        );
+        writer.client().publish(&[Event::new("new", "1")]);
+        let page = page.join().expect("an answer");
+        assert_eq!(page["count"], 1, "{page}");
+        assert_eq!(page["events"][0]["event_id"], "1");
+    });
+}
+
+/// Sets a flag when it is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Counters were folded only by a writer that had not committed for a second: never under load.
+#[test]
+fn counters_are_folded_under_load_as_well() {
+    let database = Database::new();
+    let instance = database.instance();
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let address = instance.address();
+        for writer in 0..2 {
+            let is_done = &is_done;
+            scope.spawn(move || {
+                let mut client = Client::new(address);
+                let mut number = 0;
+                while !is_done.load(Ordering::Relaxed) {
+                    client.publish(&[Event::new("topic", &format!("{writer} {number}"))]);
+                    number += 1;
+                }
+            });
+        }
+        // Also when it fails, or the writers would never end.
+        let _end = Done(&is_done);
+        eventually("counters are folded", || {
+            let folded = database.sql("SELECT count(*) > 0 FROM oncelog.topic_counters");
+            (folded == "t").then_some(())
+        });
+    });
 }
 
 /// The counters and topics as each instance tells them, which must be the same.

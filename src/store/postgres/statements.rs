@@ -33,7 +33,7 @@ pub(super) const IDENTIFY: &str = "WITH announced AS MATERIALIZED (SELECT announ
      (SELECT array_agg(key) AS keys, array_agg(seq) AS seqs, array_agg(fingerprint) AS fingerprints FROM identities \
      WHERE key = ANY (ARRAY(SELECT key FROM sent WHERE key NOT IN (SELECT key FROM inserted)))) AS known";
 
-/// Where identities stand that were stored by others while [`identify`] ran.
+/// Where identities stand that were stored by others while [`IDENTIFY`] ran.
 pub(super) const FIND: &str = "SELECT key, seq, fingerprint FROM identities WHERE key = ANY($1::uuid[])";
 
 /// Appends a few events, and what the commit counted, as [`COUNT`].

@@ -51,8 +51,9 @@ pub(super) struct PostgresWriter {
     runtime: Option<Runtime>,
     /// Whether the last attempt failed: then the next one is not waited for, since its clients would be.
     is_away: bool,
-    /// When the server last answered.
-    heard: Instant,
+    /// When it last folded counters. Not when the server last answered: under load it answers all the time, and what nobody
+    /// folds grows with each commit.
+    folded: Instant,
 }
 
 struct Connection {
@@ -109,7 +110,7 @@ impl Writer for PostgresWriter {
     }
 
     fn maintain(&mut self) -> Result<(), CommitError> {
-        if self.heard.elapsed() < limits::POSTGRES_MAINTENANCE {
+        if self.folded.elapsed() < limits::POSTGRES_MAINTENANCE {
             return Ok(());
         }
         self.wait(async |writer| writer.fold().await)
@@ -133,7 +134,7 @@ impl PostgresWriter {
             connection: None,
             runtime: None,
             is_away: false,
-            heard: Instant::now(),
+            folded: Instant::now(),
         }
     }
 
@@ -153,7 +154,15 @@ impl PostgresWriter {
                     ))
                 })?,
         };
-        let result = runtime.block_on(work(self));
+        let result = runtime.block_on(async {
+            let result = work(self).await;
+            if result.is_err() {
+                // A connection that was given up is closed by its task, which runs only here: until then the server would
+                // keep its transaction, and readers would wait for that.
+                tokio::task::yield_now().await;
+            }
+            result
+        });
         self.runtime = Some(runtime);
         self.is_away = result.is_err();
         result
@@ -214,8 +223,7 @@ impl PostgresWriter {
         ))
     }
 
-    fn done(&mut self, decided: Decided) -> Vec<BatchOutcome> {
-        self.heard = Instant::now();
+    fn done(&self, decided: Decided) -> Vec<BatchOutcome> {
         if let Some(newest) = decided.counts.last_seqs.iter().flatten().max() {
             self.shared.note_committed(newest.cast_unsigned());
             self.shared.own.send_replace(newest.cast_unsigned());
@@ -325,6 +333,7 @@ impl PostgresWriter {
             self.connected().await?.fold().await
         })
         .await;
+        self.folded = Instant::now();
         self.finish_work(folded, &shared)
     }
 
@@ -347,10 +356,7 @@ impl PostgresWriter {
         shared: &Shared,
     ) -> Result<(), CommitError> {
         let error = match result {
-            Ok(Ok(())) => {
-                self.heard = Instant::now();
-                return Ok(());
-            }
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => failure::commit(&shared.server, &error),
             Err(_) => self.silent(),
         };
@@ -623,7 +629,7 @@ async fn write(
     Ok(())
 }
 
-/// An array that the statement [`identify`] returns; none when it is empty.
+/// An array that [`IDENTIFY`] returns; none when it is empty.
 fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<Vec<T>, Error> {
     let array: Option<Vec<T>> = row.try_get(place)?;
     Ok(array.unwrap_or_default())
