@@ -224,15 +224,20 @@ async fn check_version(connection: &mut MultiplexedConnection) -> Result<Vec<Str
 /// there. Without a store nothing is written.
 async fn set_up(connection: &mut MultiplexedConnection, store: Option<&str>) -> RedisResult<(String, u16)> {
     let meta = Keys::new().meta;
-    let mut commands = redis::pipe();
-    commands.atomic();
-    if let Some(store) = store {
+    let mut look = redis::cmd("HMGET");
+    look.arg(meta).arg("store").arg("partitions");
+    let mut found: (Option<String>, Option<u16>) = look.query_async(connection).await?;
+    // Only if something is missing: out of memory, Redis refuses also what would change nothing, and has to be drained.
+    if let (Some(store), (None, _) | (_, None)) = (store, &found) {
+        let mut commands = redis::pipe();
+        commands.atomic();
         for (field, value) in [("store", store), ("partitions", &BROKER_PARTITIONS.to_string())] {
             commands.cmd("HSETNX").arg(meta).arg(field).arg(value).ignore();
         }
+        commands.add_command(look);
+        (found,) = commands.query_async(connection).await?;
     }
-    commands.cmd("HMGET").arg(meta).arg("store").arg("partitions");
-    let ((store, partitions),): ((Option<String>, Option<u16>),) = commands.query_async(connection).await?;
+    let (store, partitions) = found;
     Ok((
         store.unwrap_or_default(),
         partitions.unwrap_or(BROKER_PARTITIONS).max(1),

@@ -416,6 +416,12 @@ fn redis_that_is_out_of_memory_refuses_and_is_drained() {
         problem["detail"].as_str().unwrap().contains("maxmemory"),
         "{problem}"
     );
+    // Whoever comes to it now can use it as well, whether it has just started or was cut off.
+    server.kill9();
+    let server = server.restart();
+    let mut client = server.client();
+    let cut: u64 = redis.call(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert!(cut > 0, "it is connected");
     redis.give_free();
     received(&mut client, 20);
     eventually("what is no event is buried", || {
