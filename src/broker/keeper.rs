@@ -71,6 +71,10 @@ pub(super) struct Keeper {
     consumers: HashMap<u16, Work>,
     /// New leases have at least this token: the store has refused a smaller one.
     smallest_token: u64,
+    /// How long to wait until it connects again.
+    backoff: Backoff,
+    /// Why the broker was not available, if it has not been since: that is not said again with each try.
+    told: Option<String>,
 }
 
 /// A consumer at work.
@@ -96,6 +100,8 @@ impl Keeper {
             stopping,
             consumers: HashMap::new(),
             smallest_token: 0,
+            backoff: Backoff::between(BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST),
+            told: None,
         }
     }
 
@@ -111,40 +117,42 @@ impl Keeper {
 
     /// Connects again and again, for ever.
     async fn serve(&mut self, first: Option<Arc<Connections>>) {
-        let mut backoff = Backoff::between(BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST);
         let mut next = first;
-        let mut logged = None;
         loop {
             let connected = match next.take() {
                 Some(connections) => Ok(connections),
                 None => self.connector.connect().await,
             };
             let reason = match connected {
-                Ok(connections) => {
-                    backoff.reset();
-                    logged = None;
-                    tracing::info!(
-                        broker = %self.connector.url(),
-                        partitions = connections.partitions(),
-                        "the broker is connected"
-                    );
-                    self.state.up(Arc::clone(&connections));
-                    self.tend(&connections).await
-                }
+                Ok(connections) => self.tend(&connections).await,
                 Err(ConnectError::Away(reason) | ConnectError::Unusable(reason)) => reason,
             };
             self.state.down(reason.clone());
-            if logged.as_ref() != Some(&reason) {
+            if self.told.as_ref() != Some(&reason) {
                 tracing::error!(broker = %self.connector.url(), reason, "the broker is not available");
-                logged = Some(reason);
+                self.told = Some(reason);
             }
-            tokio::time::sleep(backoff.next_wait(None)).await;
+            tokio::time::sleep(self.backoff.next_wait(None)).await;
         }
     }
 
+    /// All that has to be done with the connections was done once. Not before are they good: a Redis may let an instance
+    /// in and refuse it what it asks for, each time.
+    fn available(&mut self, connections: &Arc<Connections>) {
+        self.backoff.reset();
+        self.told = None;
+        tracing::info!(
+            broker = %self.connector.url(),
+            partitions = connections.partitions(),
+            "the broker is connected"
+        );
+        self.state.up(Arc::clone(connections));
+    }
+
     /// Keeps the leases for as long as the connections hold; returns why they do not.
-    async fn tend(&mut self, connections: &Connections) -> String {
+    async fn tend(&mut self, connections: &Arc<Connections>) -> String {
         let site = Arc::clone(&self.site);
+        let mut available = false;
         loop {
             let leases: Vec<Lease> = self.consumers.values().map(|work| work.lease).collect();
             let tick = connections
@@ -170,6 +178,10 @@ impl Keeper {
             });
             if let Err(error) = self.follow(connections, &tick.leases, tick.share).await {
                 return error.to_string();
+            }
+            if !available {
+                self.available(connections);
+                available = true;
             }
             tokio::select! {
                 () = tokio::time::sleep(BROKER_TICK) => {}

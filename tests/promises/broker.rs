@@ -433,6 +433,46 @@ fn redis_that_is_out_of_memory_refuses_and_is_drained() {
     assert_eq!(client.counters(), [21, 21, 0, 0]);
 }
 
+/// A number of Redis's own statistics of a command: `name` is that of the field.
+fn statistic(redis: &Redis, command: &str, name: &str) -> u64 {
+    let all: String = redis.call(&["INFO", "commandstats"]);
+    all.lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")))
+        .and_then(|fields| {
+            fields
+                .split(',')
+                .find_map(|field| field.strip_prefix(&format!("{name}=")))
+        })
+        .map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// A connection was a success before anything was done with it: one that is of no use was made again at once and told of
+/// each time, for ever.
+#[test]
+fn a_redis_that_connects_but_cannot_be_used_is_told_of_once() {
+    let redis = Redis::start();
+    let server = server(&redis);
+    let mut client = server.client();
+    queued(&mut client, &[Event::new("t", "1")]);
+    received(&mut client, 1);
+    let told = |what: &str| server.log().lines().filter(|line| line.contains(what)).count();
+    let () = redis.call(&["CONFIG", "RESETSTAT"]);
+    let () = redis.call(&["SET", "{oncelog}:instances", "of another type"]);
+    eventually("it is tried again and again", || {
+        // With each connection the server tells Redis its seven scripts.
+        (statistic(&redis, "script|load", "calls") >= 6 * 7).then_some(())
+    });
+    assert_eq!(told("the broker is not available"), 1, "{}", server.log());
+    assert_eq!(told("the broker is connected"), 1, "{}", server.log());
+    assert!(server.log().contains("WRONGTYPE"), "{}", server.log());
+    let _: u64 = redis.call(&["DEL", "{oncelog}:instances"]);
+    eventually("it takes events again", || {
+        (queue(&mut client, &[Event::new("t", "2")]).0 == 202).then_some(())
+    });
+    received(&mut client, 2);
+    assert_eq!(told("the broker is connected"), 2, "{}", server.log());
+}
+
 /// Each start left a consumer in each group for ever.
 #[test]
 fn instances_that_have_gone_leave_nothing_in_redis() {
