@@ -37,6 +37,8 @@ pub(super) struct Consumer {
     careful: bool,
     /// What went wrong last, for the dead letter if it does so again and again.
     last_failure: Option<String>,
+    /// What Redis refused last: that is not said again with each try.
+    refused: Option<String>,
     /// For waiting in Redis, which blocks the connection.
     waiting: Option<MultiplexedConnection>,
 }
@@ -87,6 +89,7 @@ impl Consumer {
             stopping,
             careful: true,
             last_failure: None,
+            refused: None,
             waiting: None,
         }
     }
@@ -98,8 +101,7 @@ impl Consumer {
             let turn = match self.turn().await {
                 Ok(turn) => turn,
                 Err(error) => {
-                    tracing::debug!(partition = self.lease.partition, %error, "the broker failed a consumer");
-                    self.site.link.doubt();
+                    self.failed_by_redis(&error);
                     Turn::Failed
                 }
             };
@@ -414,12 +416,29 @@ impl Consumer {
             Ok(found) => found,
             Err(error) => {
                 self.waiting = None;
-                tracing::debug!(partition, %error, "the broker failed a consumer that waited");
-                self.site.link.doubt();
+                self.failed_by_redis(&error);
                 self.pause(BROKER_BACKOFF_FIRST).await;
                 false
             }
         }
+    }
+
+    /// Redis did not do what it was asked for. What it refuses is told of: the others may go on while this partition stands
+    /// still. That it is away the keeper tells.
+    fn failed_by_redis(&mut self, error: &RedisError) {
+        let partition = self.lease.partition;
+        let text = error.to_string();
+        if error.code().is_none() || error.is_unrecoverable_error() || self.refused.as_ref() == Some(&text) {
+            tracing::debug!(partition, %error, "the broker failed a consumer");
+        } else {
+            tracing::warn!(
+                partition,
+                %error,
+                "Redis refuses what this partition needs; its events wait until that is put right"
+            );
+            self.refused = Some(text);
+        }
+        self.site.link.doubt();
     }
 
     /// Sleeps, unless it is told to stop.

@@ -5,7 +5,10 @@ use crate::harness::{
     Authority, Client, Event, Folder, Redis, Server, eventually, identities, oncelog, read_all, run, shell,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, thread,
+};
 
 fn server(redis: &Redis) -> Server {
     Server::start_with(&[("BROKER_URL", &redis.url())])
@@ -471,6 +474,39 @@ fn a_redis_that_connects_but_cannot_be_used_is_told_of_once() {
     });
     received(&mut client, 2);
     assert_eq!(told("the broker is connected"), 2, "{}", server.log());
+}
+
+/// It was logged for developers only: a partition stood still, and nobody was told why.
+#[test]
+fn what_redis_refuses_a_partition_is_told_of_once() {
+    let redis = Redis::start();
+    let server = server(&redis);
+    let mut client = server.client();
+    queued(&mut client, &[Event::new("t", "1")]);
+    received(&mut client, 1);
+    let () = redis.call(&["ACL", "SETUSER", "default", "-xreadgroup"]);
+    let () = redis.call(&["CONFIG", "RESETSTAT"]);
+    queued(&mut client, &[Event::new("t", "2")]);
+    eventually("it is tried again and again", || {
+        (statistic(&redis, "evalsha", "failed_calls") >= 6).then_some(())
+    });
+    let log = server.log();
+    let warnings = log
+        .lines()
+        .filter(|line| line.contains(" WARN ") && line.contains("refuses"));
+    let partition = |line: &str| {
+        line.split_once("partition=")?
+            .1
+            .split(' ')
+            .next()
+            .map(str::to_owned)
+    };
+    let partitions: Vec<_> = warnings.filter_map(partition).collect();
+    assert!(!partitions.is_empty(), "{log}");
+    let distinct: BTreeSet<_> = partitions.iter().collect();
+    assert_eq!(distinct.len(), partitions.len(), "{log}");
+    let () = redis.call(&["ACL", "SETUSER", "default", "+xreadgroup"]);
+    received(&mut client, 2);
 }
 
 /// Each start left a consumer in each group for ever.
