@@ -509,6 +509,32 @@ fn what_redis_refuses_a_partition_is_told_of_once() {
     received(&mut client, 2);
 }
 
+/// It was written first and the entry taken out last: each time that was refused left one more letter.
+#[test]
+fn an_entry_that_redis_does_not_let_go_leaves_no_dead_letter_yet() {
+    let redis = Redis::start();
+    let server = server(&redis);
+    let mut client = server.client();
+    for (round, command) in ["xack", "xdel", "hincrby"].into_iter().enumerate() {
+        let () = redis.call(&["ACL", "SETUSER", "default", &format!("-{command}")]);
+        let () = redis.call(&["CONFIG", "RESETSTAT"]);
+        let entry = ["XADD", "{oncelog}:stream:0", "*", "events", "1", "data", "[{}]"];
+        let _: String = redis.call(&entry);
+        eventually("it is tried again and again", || {
+            (statistic(&redis, "evalsha", "failed_calls") >= 3).then_some(())
+        });
+        let dead = |redis: &Redis| redis.call::<usize>(&["XLEN", "{oncelog}:dead"]);
+        assert_eq!(dead(&redis), round, "{command}");
+        let () = redis.call(&["ACL", "SETUSER", "default", &format!("+{command}")]);
+        eventually("it is buried", || (dead(&redis) > round).then_some(()));
+        eventually("it is counted once", || {
+            (client.get("/stats").ok()["broker"]["dead"] == round + 1).then_some(())
+        });
+    }
+    let left: u64 = redis.call(&["XLEN", "{oncelog}:stream:0"]);
+    assert_eq!(left, 0);
+}
+
 /// Each start left a consumer in each group for ever.
 #[test]
 fn instances_that_have_gone_leave_nothing_in_redis() {
