@@ -181,6 +181,24 @@ async fn tokens_grow_also_when_redis_loses_its_counter_or_its_clock_went_back() 
     assert!(last.iter().all(|lease| lease.token >= refused));
 }
 
+/// What a dead instance had lasted as much longer as the clock was set back.
+#[tokio::test]
+async fn what_a_dead_instance_had_is_free_soon_also_when_the_clock_of_redis_went_back() {
+    let redis = Redis::start();
+    let connections = connect(&redis).await;
+    let all = usize::from(BROKER_PARTITIONS);
+    let (_, leases) = tick(&connections, "dead", 0, &[]).await;
+    assert_eq!(leases.len(), all);
+    // As if they were from a clock that was an hour ahead.
+    let hour = "3600000";
+    let _: f64 = redis.call(&["ZINCRBY", KEYS.instances, hour, "dead"]);
+    for partition in 0..BROKER_PARTITIONS {
+        let _: u64 = redis.call(&["PEXPIRE", &KEYS.lease(partition), hour]);
+    }
+    let (share, leases) = tick(&connections, "alive", 0, &[]).await;
+    assert_eq!((share, leases.len()), (all, all));
+}
+
 #[tokio::test]
 async fn a_redis_of_another_store_is_refused_and_left_alone() {
     let redis = Redis::start();

@@ -131,7 +131,7 @@ impl Redis {
     pub(crate) fn occupy(&self) {
         for partition in 0..16 {
             let lease = format!("{{oncelog}}:lease:{partition}");
-            let () = self.call(&["SET", &lease, "somebody:1", "PX", "600000"]);
+            let () = self.call(&["SET", &lease, "somebody:1"]);
         }
     }
 

@@ -15,7 +15,11 @@ end
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
+-- What lasts longer than anybody asks for is from before the clock was set back, maybe of an instance that is dead. Twice the
+-- time, so that small steps of the clock take nothing from those who are there; a lease that is taken from one is fenced off.
+local too_long = 2 * lease_time
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[4], string.format('(%.0f', now + too_long), '+inf')
 redis.call('ZADD', KEYS[4], now + lease_time, instance)
 local share = math.ceil(partitions / redis.call('ZCARD', KEYS[4]))
 
@@ -36,7 +40,8 @@ end
 for partition = 0, partitions - 1 do
   if #leases / 2 >= share then break end
   local lease = KEYS[6 + partition]
-  if not has[partition] and redis.call('EXISTS', lease) == 0 then
+  local left = redis.call('PTTL', lease)
+  if not has[partition] and (left == -2 or left > too_long) then
     -- Larger than all before: also when Redis has lost its counter, by the clock, and when the clock was set back, by
     -- what the store refused.
     local token = math.max(tonumber(redis.call('GET', KEYS[3]) or 0) + 1, micros, tonumber(ARGV[4]))
