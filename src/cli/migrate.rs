@@ -50,7 +50,9 @@ impl Migrate {
         let server = url.server().map_err(|error| failed(&error))?;
         let to = server.to_string();
         let source = sqlite::Source::open(&config.database_path).map_err(|error| failed(&error))?;
-        let keys = KeyFile::beside(&config.database_path).read()?.unwrap_or_default();
+        let keys = KeyFile::beside(&config.database_path);
+        // They are read at the end; that they cannot be is found out now.
+        keys.read()?;
         let mut bars = Bars::default();
         let report = block_on_all_processors(async {
             // A server that cannot be used is found out about before the file is checked, which may take long.

@@ -13,7 +13,7 @@
 
 use super::{OpenError, TopicStatus, Totals, postgres::Target, sqlite::Source};
 use crate::{
-    access::KeyRecord,
+    access::{KeyFile, KeyRecord, KeyStore as _},
     event::{Fingerprint, Key, Seq},
     index::{SegmentName, TopicNumber},
     limits,
@@ -88,16 +88,16 @@ pub struct Rest<'a> {
     pub events: u64,
     /// The highest seq; there are as many identities.
     pub watermark: Seq,
-    /// The keys, in the order in which they were made.
-    pub keys: &'a [KeyRecord],
+    /// The keys, in the order in which they were made; none when there never was one, so that everyone is let in.
+    pub keys: Option<&'a [KeyRecord]>,
 }
 
 /// Copies what is missing of the store in the file, and ends the copy. `progress` is told how far each step is. Needs a
-/// runtime with several threads.
+/// runtime with several threads. The keys are read last: one that is revoked while events are copied stays revoked.
 pub async fn migrate(
     source: &Source,
     mut target: Target,
-    keys: &[KeyRecord],
+    keys: &KeyFile,
     progress: &mut dyn FnMut(Step, u64, u64),
 ) -> Result<MigrationReport, OpenError> {
     let resumed_after = target.copied();
@@ -107,12 +107,13 @@ pub async fn migrate(
     let totals = source.totals();
     let watermark = source.highest_seq();
     let events = watermark - gone;
+    let keys = block_in_place(|| keys.read()).map_err(|error| OpenError(error.to_string()))?;
     let rest = Rest {
         topics: source.topics(),
         totals,
         events,
         watermark,
-        keys,
+        keys: keys.as_deref(),
     };
     target.finish(&rest, source.branches()).await?;
     Ok(MigrationReport {
@@ -122,7 +123,7 @@ pub async fn migrate(
         topics: totals.topics,
         duplicates: totals.duplicates,
         conflicts: totals.conflicts,
-        keys: keys.len() as u64,
+        keys: keys.map_or(0, |keys| keys.len() as u64),
         resumed_after,
     })
 }

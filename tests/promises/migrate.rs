@@ -5,9 +5,14 @@ use crate::harness::{
     Client, Database, Event, Folder, Server, eventually, identities, oncelog, read_all, run, shell, verify,
 };
 use oncelog::{
+    access::KeyFile,
     event::{Outcome, Shape, parse},
     index::Settings,
-    store::{BatchOutcome, migration, postgres, sqlite},
+    store::{
+        BatchOutcome, OpenError,
+        migration::{self, MigrationReport, Step},
+        postgres, sqlite,
+    },
 };
 use serde_json::Value;
 use std::{
@@ -216,6 +221,62 @@ fn keys_go_on_and_those_made_in_the_database_before_stay() {
             .request("GET", "/stats", &[("authorization", &authorization)], b"");
         assert_eq!(answer.status, status, "{}", answer.text());
     }
+}
+
+/// Moves it in this process, so that `progress` can do something in the middle.
+fn moved(
+    path: &Path,
+    database: &Database,
+    progress: &mut dyn FnMut(Step, u64, u64),
+) -> Result<MigrationReport, OpenError> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let source = sqlite::Source::open(path)?;
+        let server = postgres::Server::parse(&database.url()).unwrap();
+        let target = postgres::Target::begin(server, &source).await?;
+        migration::migrate(&source, target, &KeyFile::beside(path), progress).await
+    })
+}
+
+#[test]
+fn keys_are_as_they_were_at_the_end_of_the_copy() {
+    let database = Database::new();
+    let server = Server::start();
+    server.client().publish(&[Event::new("a", "1")]);
+    server.stop();
+    let keys = |arguments: &[&str]| shell(oncelog(server.folder()).arg("keys").args(arguments));
+    let create = || -> Value {
+        let made = keys(&["create", "--name", "k", "--scope", "admin", "--json"]);
+        serde_json::from_str(&made).expect("JSON")
+    };
+    let revoked = create();
+    let mut late = None;
+    let report = moved(&server.folder().database(), &database, &mut |step, _, _| {
+        if step == Step::Check && late.is_none() {
+            keys(&["revoke", text(&revoked, "id")]);
+            late = Some(create());
+        }
+    });
+    assert_eq!(report.unwrap().keys, 2);
+    let instance = database.instance();
+    for (made, status) in [(&revoked, 401), (&late.expect("it was checked"), 200)] {
+        let authorization = format!("Bearer {}", text(made, "key"));
+        let answer = instance
+            .client()
+            .request("GET", "/stats", &[("authorization", &authorization)], b"");
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_store_whose_keys_are_all_gone_lets_nobody_in_afterwards() {
+    let database = Database::new();
+    let server = Server::start();
+    server.stop();
+    let keys = KeyFile::beside(&server.folder().database());
+    std::fs::write(keys.path(), r#"{"format":1,"keys":[]}"#).unwrap();
+    assert_eq!(migrated(server.folder(), &database)["keys"], 0);
+    assert_eq!(database.instance().client().get("/stats").status, 401);
 }
 
 /// A migration that is stopped by a trigger in a table, when it gets to the rows for which `when` holds.
@@ -473,19 +534,7 @@ fn identities_of_events_whose_rows_are_gone_are_known_all_the_same() {
             .unwrap()
     };
     let gone = delete("seq <= 150 OR seq IN (200, 201, 300)");
-    let move_it = || {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let source = sqlite::Source::open(&path).map_err(|error| error.to_string())?;
-            let server = postgres::Server::parse(&database.url()).unwrap();
-            let target = postgres::Target::begin(server, &source)
-                .await
-                .map_err(|error| error.to_string())?;
-            migration::migrate(&source, target, &[], &mut |_, _, _| ())
-                .await
-                .map_err(|error| error.to_string())
-        })
-    };
+    let move_it = || moved(&path, &database, &mut |_, _, _| ()).map_err(|error| error.to_string());
     let report = move_it().unwrap();
     assert_eq!(report.gone, gone as u64);
     assert_eq!(report.events, (COUNT - gone) as u64);

@@ -360,8 +360,14 @@ async fn finish(
             )
             .await?;
     }
-    // Ones that were made here before stay.
-    keys::put(&transaction, rest.keys.iter(), "NOTHING").await?;
+    if let Some(keys) = rest.keys {
+        // Ones that were made here before stay.
+        keys::put(&transaction, keys.iter(), "NOTHING").await?;
+        // Where there were keys only those who have one are let in, also if none is left.
+        transaction
+            .execute("UPDATE key_changes SET count = greatest(count, 1)", &[])
+            .await?;
+    }
     transaction
         .execute("SELECT setval('seqs', $1)", &[&rest.watermark.cast_signed()])
         .await?;
