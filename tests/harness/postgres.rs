@@ -7,7 +7,7 @@ use std::{
     net::TcpListener,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
@@ -205,6 +205,11 @@ impl Postgres {
     #[track_caller]
     pub(crate) fn sql(&self, database: &str, statements: &str) -> String {
         shell(&mut self.psql(database, statements)).trim().to_owned()
+    }
+
+    /// The same for statements that may fail, in one transaction unless they say otherwise.
+    pub(crate) fn try_sql(&self, database: &str, statements: &str) -> Output {
+        run(&mut self.psql(database, statements))
     }
 
     fn psql(&self, database: &str, statements: &str) -> Command {

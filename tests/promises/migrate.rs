@@ -19,6 +19,7 @@ use std::{
     path::Path,
     process::{Child, Output, Stdio},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -399,6 +400,56 @@ fn killed_anywhere_it_goes_on_where_it_was_and_nobody_sees_a_half_store() {
     let stale = stale.restart();
     let answer = stale.client().publish(&Event::numbered("orders", 0..100));
     assert_eq!(answer["duplicates"], 100, "{answer}");
+}
+
+#[test]
+fn a_copy_begins_only_when_an_instance_that_starts_has_read_what_it_is() {
+    let database = Database::new();
+    let server = Server::start();
+    server.client().publish(&[Event::new("a", "1")]);
+    server.stop();
+    database.instance().stop();
+    let waits = |what: &str| -> bool {
+        database.sql(&format!(
+            "SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = '{what}'"
+        )) == "1"
+    };
+    thread::scope(|scope| {
+        // Holds the instance up where it reads the last part of what makes the store.
+        let holder = scope.spawn(|| {
+            database.server().try_sql(
+                database.name(),
+                "BEGIN; LOCK TABLE oncelog.branches; SELECT pg_sleep(3600)",
+            )
+        });
+        eventually("the table is locked", || {
+            (waiting(&database) == "1").then_some(())
+        });
+        let instance = scope.spawn(|| database.instance());
+        eventually("the instance waits for the table", || {
+            waits("relation").then_some(())
+        });
+        let copy = scope.spawn(|| migrate(server.folder(), &database, &[]));
+        eventually("the copy waits for the instance", || {
+            let begun = database.sql("SELECT count(*) FROM oncelog.migration");
+            assert_eq!(begun, "0", "the copy did not wait");
+            waits("advisory").then_some(())
+        });
+        end_waiting(&database);
+        assert!(!holder.join().unwrap().status.success());
+        let instance = instance.join().unwrap();
+        let copied = copy.join().unwrap();
+        assert!(copied.status.success(), "{copied:?}");
+        // It knows the store that was there, and stores nothing in the other.
+        let event = Event::wrapped(&[Event::new("a", "2")]);
+        instance
+            .client()
+            .post("/publish", "application/json", &event)
+            .problem(503);
+    });
+    let again = database.instance().client().publish(&[Event::new("a", "1")]);
+    assert_eq!(again["duplicates"], 1, "{again}");
 }
 
 #[test]

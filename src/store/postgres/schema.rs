@@ -200,23 +200,36 @@ CREATE TABLE migration (
 /// Brings the tables up to date, and returns the store's identity, its branches, and a number for each of this
 /// instance's writers.
 pub(super) async fn prepare(server: &Server) -> Result<(Identity, Vec<Branch>, Vec<i64>), OpenError> {
-    let session = update(server).await?;
-    read(&session.client)
+    let session = begin_whole(server).await?;
+    // In the same transaction, so that it is the store that was found whole, and not one that was begun to be copied since.
+    let read = read(&session.client)
         .await
-        .map_err(|error| failure::open(server, &error))
+        .map_err(|error| failure::open(server, &error))?;
+    commit(server, &session).await?;
+    Ok(read)
 }
 
 /// Brings the tables up to date, and returns the connection.
 pub(super) async fn update(server: &Server) -> Result<Session, OpenError> {
+    let session = begin_whole(server).await?;
+    commit(server, &session).await?;
+    Ok(session)
+}
+
+/// As [`begin`], with a store that can be worked on.
+async fn begin_whole(server: &Server) -> Result<Session, OpenError> {
     let session = begin(server).await?;
-    let client = &session.client;
-    identify(server, client).await?;
-    refuse_half_copied(server, client).await?;
-    client
+    identify(server, &session.client).await?;
+    refuse_half_copied(server, &session.client).await?;
+    Ok(session)
+}
+
+async fn commit(server: &Server, session: &Session) -> Result<(), OpenError> {
+    session
+        .client
         .batch_execute("COMMIT")
         .await
-        .map_err(|error| failure::open(server, &error))?;
-    Ok(session)
+        .map_err(|error| failure::open(server, &error))
 }
 
 /// Connects, and brings the tables up to date in a transaction that is left open: until it ends nobody else does.
