@@ -280,6 +280,21 @@ fn a_store_whose_keys_are_all_gone_lets_nobody_in_afterwards() {
     assert_eq!(database.instance().client().get("/stats").status, 401);
 }
 
+#[test]
+fn who_has_read_a_store_without_events_goes_on_in_the_database() {
+    let database = Database::new();
+    let server = Server::start();
+    let page = server.client().get("/events?order=asc").ok();
+    let start = text(&page, "next");
+    server.stop();
+    assert_eq!(migrated(server.folder(), &database)["events"], 0);
+    let instance = database.instance();
+    let mut client = instance.client();
+    client.publish(&[Event::new("a", "1")]);
+    let found = follow(&mut client, start).0;
+    assert_eq!(found, [("a".to_owned(), "1".to_owned())]);
+}
+
 /// A migration that is stopped by a trigger in a table, when it gets to the rows for which `when` holds.
 fn stopped_at(folder: &Folder, database: &Database, table: &str, when: &str) -> Child {
     database.sql(&format!(

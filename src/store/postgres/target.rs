@@ -352,7 +352,13 @@ async fn finish(
     // Whole tables are counted: the only statement for which it is the best way to look at all of them.
     transaction.batch_execute("SET LOCAL enable_seqscan = on").await?;
     add_topics(&transaction, rest).await?;
-    for branch in branches.iter().skip(1) {
+    let mut branches = branches.iter();
+    if let Some(first) = branches.next() {
+        transaction
+            .execute("UPDATE store SET branch = $1", &[&first.id.cast_signed()])
+            .await?;
+    }
+    for branch in branches {
         transaction
             .execute(
                 "INSERT INTO branches (first, id) VALUES ($1, $2)",

@@ -67,8 +67,11 @@ impl Source {
         let loaded = recovery::load(&paths, &connection)?;
         let high = loaded.topics.highest_seq();
         let mut branches = schema::load_branches(&paths, &connection)?;
-        branches.retain(|branch| branch.first <= high);
-        branches.push(schema::new_branch(&paths, high + 1)?);
+        branches.retain(|branch| branch.first <= high.max(1));
+        // Without an event, the first branch has not ended yet: its cursors are good for a copy as well.
+        if high > 0 {
+            branches.push(schema::new_branch(&paths, high + 1)?);
+        }
         Ok(Self {
             names: loaded.topics.names(),
             paths,
@@ -115,7 +118,7 @@ impl Source {
     }
 
     /// Its history, and the branch on which a copy goes on: if this store went on as well, it would give the same seqs to
-    /// other events.
+    /// other events. A store without events has only its first branch.
     pub fn branches(&self) -> &[Branch] {
         &self.branches
     }
