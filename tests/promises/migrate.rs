@@ -468,6 +468,37 @@ fn a_copy_begins_only_when_an_instance_that_starts_has_read_what_it_is() {
 }
 
 #[test]
+fn a_copy_that_another_process_has_ended_changes_nothing_any_more() {
+    let database = Database::new();
+    let server = Server::start();
+    server.stop();
+    let path = server.folder().database();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let instance = runtime.block_on(async {
+        let source = sqlite::Source::open(&path).unwrap();
+        let begin = || postgres::Target::begin(postgres::Server::parse(&database.url()).unwrap(), &source);
+        let (first, second) = (begin().await.unwrap(), begin().await.unwrap());
+        let keys = KeyFile::beside(&path);
+        migration::migrate(&source, first, &keys, &mut |_, _, _| ())
+            .await
+            .unwrap();
+        let instance = database.instance();
+        instance.client().publish(&[Event::new("a", "1")]);
+        let told = migration::migrate(&source, second, &keys, &mut |_, _, _| ())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(told.contains("another process"), "{told}");
+        instance
+    });
+    let mut client = instance.client();
+    let again = client.publish(&[Event::new("a", "1"), Event::new("a", "2")]);
+    assert_eq!(again["results"][0]["outcome"], "duplicate", "{again}");
+    assert_eq!(again["results"][1]["outcome"], "stored", "{again}");
+    assert_eq!(client.counters(), [3, 2, 1, 0]);
+}
+
+#[test]
 fn a_connection_that_breaks_ends_it_with_how_to_go_on() {
     let database = Database::new();
     let server = Server::start();

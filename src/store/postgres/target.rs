@@ -45,8 +45,8 @@ const ADD_COUNTERS: &str = "INSERT INTO topic_counters \
 /// What there is, to be compared: each is one number.
 const COUNTS: &str = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM identities), \
      (SELECT coalesce(max(seq), 0) FROM identities), (SELECT count(*) FROM topics), \
-     coalesce(sum(accepted), 0)::bigint, coalesce(sum(duplicates), 0)::bigint, coalesce(sum(conflicts), 0)::bigint, \
-     (SELECT last_value FROM seqs) FROM counters";
+     coalesce(sum(accepted), 0)::bigint, coalesce(sum(duplicates), 0)::bigint, coalesce(sum(conflicts), 0)::bigint \
+     FROM counters";
 
 /// A database that a store in a file is being copied to.
 pub struct Target {
@@ -91,6 +91,13 @@ impl Target {
         OpenError(format!(
             "{}: {what}. The tables were begun from another state of the store (a backup, say), or something else has \
              changed them. Begin anew: drop them with psql (DROP SCHEMA oncelog CASCADE), and run this command again",
+            self.server
+        ))
+    }
+
+    fn not_alone(&self) -> OpenError {
+        OpenError(format!(
+            "{}: another process copies to it as well, or has ended the copy. Wait for that one, or stop it",
             self.server
         ))
     }
@@ -199,10 +206,7 @@ impl Target {
             .await
             .map_err(|error| self.failed(&error))?;
         if !is_next {
-            return Err(OpenError(format!(
-                "{}: another process is copying to it as well. Wait for that one, or stop it",
-                self.server
-            )));
+            return Err(self.not_alone());
         }
         self.copied = last;
         Ok(())
@@ -255,18 +259,32 @@ impl Target {
 
     /// Writes the rest, compares what there is with what there must be, and lets instances in.
     pub async fn finish(mut self, rest: &Rest<'_>, branches: &[Branch]) -> Result<(), OpenError> {
-        let counts = finish(&mut self.session, rest, branches).await;
-        let counts = counts.map_err(|error| match error {
+        let end = finish(&mut self.session, self.copied, rest, branches).await;
+        let end = end.map_err(|error| match error {
             keys::Failed::Server(error) => self.failed(&error),
             keys::Failed::Keys(error) => OpenError(error.to_string()),
         })?;
-        match counts {
-            None => Ok(()),
-            Some((name, found, wanted)) => {
+        match end {
+            End::Finished => Ok(()),
+            End::NotAlone => Err(self.not_alone()),
+            End::Differs { name, found, wanted } => {
                 Err(self.differs(&format!("it has {found} as its {name}, and the file {wanted}")))
             }
         }
     }
+}
+
+/// How a copy ended; if it is not finished, nothing was done.
+enum End {
+    Finished,
+    /// The row in `migration` is not as this copy has left it.
+    NotAlone,
+    /// The first number that is not what it must be.
+    Differs {
+        name: &'static str,
+        found: i64,
+        wanted: i64,
+    },
 }
 
 /// Returns whether the row in `migration` was as it must be; if not, nothing was done.
@@ -342,13 +360,24 @@ fn is_same(event: &LoggedEvent, row: &Row) -> bool {
         && text(7) == event.payload
 }
 
-/// Returns the first number that is not what it must be, if any is not; then nothing was done.
 async fn finish(
     session: &mut Session,
+    copied: Seq,
     rest: &Rest<'_>,
     branches: &[Branch],
-) -> Result<Option<(&'static str, i64, i64)>, keys::Failed> {
+) -> Result<End, keys::Failed> {
     let transaction = session.client.transaction().await?;
+    // First, for it locks the row: nobody else gets further until this is committed or rolled back.
+    let is_ours = transaction
+        .execute(
+            "UPDATE migration SET finished_at = now() WHERE copied = $1 AND finished_at IS NULL",
+            &[&copied.cast_signed()],
+        )
+        .await?
+        == 1;
+    if !is_ours {
+        return Ok(End::NotAlone);
+    }
     // Whole tables are counted: the only statement for which it is the best way to look at all of them.
     transaction.batch_execute("SET LOCAL enable_seqscan = on").await?;
     add_topics(&transaction, rest).await?;
@@ -374,9 +403,6 @@ async fn finish(
             .execute("UPDATE key_changes SET count = greatest(count, 1)", &[])
             .await?;
     }
-    transaction
-        .execute("SELECT setval('seqs', $1)", &[&rest.watermark.cast_signed()])
-        .await?;
     let counts = transaction.query_one(COUNTS, &[]).await?;
     let watermark = rest.watermark;
     for (place, (name, wanted)) in [
@@ -387,21 +413,22 @@ async fn finish(
         ("count of accepted events", rest.totals.accepted),
         ("count of duplicates", rest.totals.duplicates),
         ("count of conflicts", rest.totals.conflicts),
-        ("last number given", watermark),
     ]
     .into_iter()
     .enumerate()
     {
         let found: i64 = counts.get(place);
         if found != wanted.cast_signed() {
-            return Ok(Some((name, found, wanted.cast_signed())));
+            let wanted = wanted.cast_signed();
+            return Ok(End::Differs { name, found, wanted });
         }
     }
+    // Last, for no rollback undoes it.
     transaction
-        .execute("UPDATE migration SET finished_at = now()", &[])
+        .execute("SELECT setval('seqs', $1)", &[&rest.watermark.cast_signed()])
         .await?;
     transaction.commit().await?;
-    Ok(None)
+    Ok(End::Finished)
 }
 
 /// Adds the topics, in place of any that an instance has made in the empty store, and their counters.
