@@ -185,6 +185,12 @@ impl Oracle {
         let at = Moment::now();
         let mut knowledge = self.lock();
         knowledge.offered += (sent - 1) * count;
+        // No answer says which of the times stored them.
+        for event in events {
+            if let Some(sent) = knowledge.sent.get_mut(&event.identity()) {
+                sent.doubted = true;
+            }
+        }
         if acknowledged > 0 {
             for event in events {
                 if let Some(sent) = knowledge.sent.get_mut(&event.identity()) {
