@@ -6,7 +6,6 @@ use crate::harness::{Client, Database, Event, Load, Oracle, Proxy, Server, Store
 use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_DISOWNED_MEMORY, POSTGRES_POLL};
 use serde_json::Value;
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -83,43 +82,6 @@ fn a_reader_of_a_topic_that_comes_up_while_it_waits_misses_nothing() {
         let page = page.join().expect("an answer");
         assert_eq!(page["count"], 1, "{page}");
         assert_eq!(page["events"][0]["event_id"], "1");
-    });
-}
-
-/// Sets a flag when it is dropped.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Counters were folded only by a writer that had not committed for a second: never under load.
-#[test]
-fn counters_are_folded_under_load_as_well() {
-    let database = Database::new();
-    let instance = database.instance();
-    let is_done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let address = instance.address();
-        for writer in 0..2 {
-            let is_done = &is_done;
-            scope.spawn(move || {
-                let mut client = Client::new(address);
-                let mut number = 0;
-                while !is_done.load(Ordering::Relaxed) {
-                    client.publish(&[Event::new("topic", &format!("{writer} {number}"))]);
-                    number += 1;
-                }
-            });
-        }
-        // Also when it fails, or the writers would never end.
-        let _end = Done(&is_done);
-        eventually("counters are folded", || {
-            let folded = database.sql("SELECT count(*) > 0 FROM oncelog.topic_counters");
-            (folded == "t").then_some(())
-        });
     });
 }
 

@@ -51,9 +51,8 @@ pub(super) struct PostgresWriter {
     runtime: Option<Runtime>,
     /// Whether the last attempt failed: then the next one is not waited for, since its clients would be.
     is_away: bool,
-    /// When it last folded counters. Not when the server last answered: under load it answers all the time, and what nobody
-    /// folds grows with each commit.
-    folded: Instant,
+    /// When the server last answered.
+    heard: Instant,
 }
 
 struct Connection {
@@ -110,7 +109,7 @@ impl Writer for PostgresWriter {
     }
 
     fn maintain(&mut self) -> Result<(), CommitError> {
-        if self.folded.elapsed() < limits::POSTGRES_MAINTENANCE {
+        if self.heard.elapsed() < limits::POSTGRES_MAINTENANCE {
             return Ok(());
         }
         self.wait(async |writer| writer.fold().await)
@@ -134,7 +133,7 @@ impl PostgresWriter {
             connection: None,
             runtime: None,
             is_away: false,
-            folded: Instant::now(),
+            heard: Instant::now(),
         }
     }
 
@@ -154,15 +153,7 @@ impl PostgresWriter {
                     ))
                 })?,
         };
-        let result = runtime.block_on(async {
-            let result = work(self).await;
-            if result.is_err() {
-                // A connection that was given up is closed by its task, which runs only here: until then the server would
-                // keep its transaction, and readers would wait for that.
-                tokio::task::yield_now().await;
-            }
-            result
-        });
+        let result = runtime.block_on(work(self));
         self.runtime = Some(runtime);
         self.is_away = result.is_err();
         result
@@ -223,7 +214,8 @@ impl PostgresWriter {
         ))
     }
 
-    fn done(&self, decided: Decided) -> Vec<BatchOutcome> {
+    fn done(&mut self, decided: Decided) -> Vec<BatchOutcome> {
+        self.heard = Instant::now();
         if let Some(newest) = decided.counts.last_seqs.iter().flatten().max() {
             self.shared.note_committed(newest.cast_unsigned());
             self.shared.own.send_replace(newest.cast_unsigned());
@@ -333,7 +325,6 @@ impl PostgresWriter {
             self.connected().await?.fold().await
         })
         .await;
-        self.folded = Instant::now();
         self.finish_work(folded, &shared)
     }
 
@@ -356,7 +347,10 @@ impl PostgresWriter {
         shared: &Shared,
     ) -> Result<(), CommitError> {
         let error = match result {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => {
+                self.heard = Instant::now();
+                return Ok(());
+            }
             Ok(Err(error)) => failure::commit(&shared.server, &error),
             Err(_) => self.silent(),
         };
@@ -629,7 +623,7 @@ async fn write(
     Ok(())
 }
 
-/// An array that [`IDENTIFY`] returns; none when it is empty.
+/// An array that the statement [`IDENTIFY`] returns; none when it is empty.
 fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<Vec<T>, Error> {
     let array: Option<Vec<T>> = row.try_get(place)?;
     Ok(array.unwrap_or_default())
