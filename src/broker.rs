@@ -38,13 +38,12 @@ use crate::{
     health::Health,
     ingest::Ingest,
     limits::{BROKER_STOP_WAIT, PARSE_INLINE_BYTES},
-    request,
+    request::{self, Panicked},
     store::Store,
 };
 use connection::{ConnectError, Connector, Link};
 use entry::Entry;
 use keeper::{Keeper, Site};
-use keys::Keys;
 use scripts::Added;
 use std::sync::Arc;
 use tokio::{sync::watch, task::JoinHandle};
@@ -64,7 +63,6 @@ pub struct BrokerConfig {
 #[derive(Clone)]
 pub struct Broker {
     link: Link,
-    keys: Arc<Keys>,
     config: Arc<BrokerConfig>,
     figures: Figures,
     status: watch::Receiver<Status>,
@@ -156,11 +154,9 @@ impl Broker {
         let (status, seen) = watch::channel(Status::default());
         let (stop, stopping) = watch::channel(false);
         let site = Arc::new(Site::new(identity, ingest, health, link.clone(), figures.clone()));
-        let keys = Arc::clone(&site.keys);
         let keeper = Keeper::new(connector, state, status, site, stopping);
         let broker = Self {
             link,
-            keys,
             config: Arc::new(config),
             figures,
             status: seen,
@@ -195,7 +191,7 @@ impl Broker {
                 max_bytes,
             });
         }
-        let added = connections.add(&self.keys, entries, max_events, max_bytes).await;
+        let added = connections.add(entries, max_events, max_bytes).await;
         match added {
             Ok(Added::All) => {
                 faults::reached(CrashPoint::BrokerQueued);
@@ -269,18 +265,11 @@ async fn written(batch: Batch, partitions: u16) -> Result<Vec<Entry>, QueueError
     if batch.bytes() <= PARSE_INLINE_BYTES {
         return write(batch);
     }
-    tokio::task::spawn_blocking(request::here(move || write(batch)))
+    request::beside(move || write(batch), "writing entries for the broker")
         .await
-        .unwrap_or_else(|error| {
-            tracing::error!(%error, "writing entries for the broker panicked");
+        .unwrap_or_else(|Panicked| {
             Err(QueueError::Unavailable(
                 "the entries could not be written".to_owned(),
             ))
         })
-}
-
-/// Waits until a flag is set, or nobody is left to set it.
-async fn told(flag: &mut watch::Receiver<bool>) {
-    // The only error is that the sender is gone.
-    let _ = flag.wait_for(|told| *told).await;
 }

@@ -34,7 +34,7 @@ use crate::{
     ingest::Ingest,
     limits,
     logging::Seldom,
-    request::{self, Context, RequestIds, Trace, X_REQUEST_ID},
+    request::{self, Context, Panicked, RequestIds, Trace, X_REQUEST_ID},
     store::Store,
     traces::{OpenSpan, Tracer},
     wakeup::Wakeup,
@@ -351,25 +351,15 @@ fn name(response: &mut Response<Body>, id: Option<HeaderValue>) {
     }
 }
 
-/// Does `work`, which blocks or takes long, on a thread of its own, for the current request. It goes on when nobody waits
-/// for it any more. When it panics, that is logged with `doing`, and the client is told that it `failed`.
+/// As [`request::beside`]. When the work panics, the client is told that it `failed`.
 async fn beside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
     doing: &'static str,
     failed: &'static str,
 ) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(request::here(work))
+    request::beside(work, doing)
         .await
-        .map_err(|error| {
-            tracing::error!(%error, "{doing} panicked");
-            Problem::new(Kind::Internal, failed)
-        })
-}
-
-/// Waits until a flag is set, or nobody is left to set it.
-pub(crate) async fn told(flag: &mut watch::Receiver<bool>) {
-    // The only error is that the sender is gone.
-    let _ = flag.wait_for(|told| *told).await;
+        .map_err(|Panicked| Problem::new(Kind::Internal, failed))
 }
 
 /// Whether the client names this media type in `Accept` and does not refuse it; `*/*` names none.

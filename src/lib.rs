@@ -13,9 +13,10 @@
 //! | [`broker`] | Redis, which takes events in while nobody waits for their commit |
 //! | [`ingest`] | the bounded queue |
 //! | [`committer`] | groups what is queued into commits, answers, wakes readers |
-//! | [`store`] | the contract of a store, and the one on SQLite |
+//! | [`store`] | the contract of a store, and those on SQLite and PostgreSQL |
 //! | [`index`] | finds ids, topics and times in the log; knows nothing of SQL or HTTP |
 //! | [`wakeup`], [`health`] | what the committer tells the rest |
+//! | `stopping` | how the parts are told to stop |
 //! | [`traces`] | spans of requests, for a collector of OpenTelemetry |
 //! | [`cli`] | one file a subcommand |
 //! | [`tls`] | certificates from files, streams that may be encrypted |
@@ -42,6 +43,7 @@ pub mod limits;
 pub mod logging;
 pub mod request;
 pub mod server;
+mod stopping;
 pub mod store;
 pub mod tls;
 pub mod traces;

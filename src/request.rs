@@ -174,6 +174,25 @@ pub fn here<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     }
 }
 
+/// Work on another thread panicked, which was logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Panicked;
+
+/// Does `work`, which blocks or takes long, on a thread of its own, for the current request if there is one. It goes on when
+/// nobody waits for it any more.
+///
+/// # Errors
+/// When it panics; that is logged with what it was `doing`.
+pub async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    doing: &'static str,
+) -> Result<T, Panicked> {
+    tokio::task::spawn_blocking(here(work)).await.map_err(|error| {
+        tracing::error!(%error, "{doing} panicked");
+        Panicked
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

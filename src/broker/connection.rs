@@ -3,7 +3,7 @@
 //! The keeper alone connects, with growing waits; all others take what it has made ([`Link`]) and are told at once when
 //! there is none, so that no request waits for a Redis that is away and no crowd of them asks it to come back.
 
-use super::{keys::Keys, scripts::Scripts, url::BrokerUrl};
+use super::{keys, scripts::Scripts, url::BrokerUrl};
 use crate::limits::{BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_CONNECTIONS, BROKER_PARTITIONS};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use std::{
@@ -223,16 +223,20 @@ async fn check_version(connection: &mut MultiplexedConnection) -> Result<Vec<Str
 /// Writes down whose this Redis is and its number of partitions, unless that is there already, and returns what is
 /// there. Without a store nothing is written.
 async fn set_up(connection: &mut MultiplexedConnection, store: Option<&str>) -> RedisResult<(String, u16)> {
-    let meta = Keys::new().meta;
     let mut look = redis::cmd("HMGET");
-    look.arg(meta).arg("store").arg("partitions");
+    look.arg(keys::META).arg("store").arg("partitions");
     let mut found: (Option<String>, Option<u16>) = look.query_async(connection).await?;
     // Only if something is missing: out of memory, Redis refuses also what would change nothing, and has to be drained.
     if let (Some(store), (None, _) | (_, None)) = (store, &found) {
         let mut commands = redis::pipe();
         commands.atomic();
         for (field, value) in [("store", store), ("partitions", &BROKER_PARTITIONS.to_string())] {
-            commands.cmd("HSETNX").arg(meta).arg(field).arg(value).ignore();
+            commands
+                .cmd("HSETNX")
+                .arg(keys::META)
+                .arg(field)
+                .arg(value)
+                .ignore();
         }
         commands.add_command(look);
         (found,) = commands.query_async(connection).await?;

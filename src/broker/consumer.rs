@@ -10,7 +10,6 @@ use super::{
     entry,
     keeper::Site,
     scripts::{Delivered, Lease, Obituary, Which},
-    told,
 };
 use crate::{
     client::Backoff,
@@ -21,6 +20,8 @@ use crate::{
         BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST, BROKER_IDLE_WAIT, BROKER_STORE_CHECK, BROKER_TRIES,
         BROKER_VERDICT_WAIT, MAX_COMMIT_EVENTS, MAX_TOPICS, PARSE_INLINE_BYTES,
     },
+    request::{self, Panicked},
+    stopping::told,
     store::BatchOutcome,
 };
 use redis::{RedisError, aio::MultiplexedConnection};
@@ -145,9 +146,7 @@ impl Consumer {
             return Ok(Turn::Ended(End::Stopped));
         };
         let which = if self.careful { Which::Pending } else { Which::New };
-        let read = connections
-            .read(&self.site.keys, &self.site.instance, self.lease, which)
-            .await?;
+        let read = connections.read(&self.site.instance, self.lease, which).await?;
         let Some(read) = read else {
             return Ok(Turn::Ended(End::Lost));
         };
@@ -191,9 +190,7 @@ impl Consumer {
             match self.submit(batch, &mut room).await {
                 Ok(()) => {
                     faults::reached(CrashPoint::BrokerCommitted);
-                    connections
-                        .acknowledge(&self.site.keys, self.lease.partition, together)
-                        .await?;
+                    connections.acknowledge(self.lease.partition, together).await?;
                     faults::reached(CrashPoint::BrokerAcknowledged);
                     rest = after;
                 }
@@ -242,12 +239,7 @@ impl Consumer {
                 Err(Refusal::Failed(error)) => {
                     if !self.is_its_own_fault(&error).await {
                         connections
-                            .set_deliveries(
-                                &self.site.keys,
-                                self.lease.partition,
-                                entry,
-                                deliveries.saturating_sub(1),
-                            )
+                            .set_deliveries(self.lease.partition, entry, deliveries.saturating_sub(1))
                             .await?;
                     }
                     self.last_failure = Some(error.to_string());
@@ -258,13 +250,11 @@ impl Consumer {
         let partition = self.lease.partition;
         if letters.is_empty() {
             connections
-                .acknowledge(&self.site.keys, partition, std::slice::from_ref(entry))
+                .acknowledge(partition, std::slice::from_ref(entry))
                 .await?;
             return Ok(Turn::Done);
         }
-        let buried = connections
-            .bury(&self.site.keys, partition, entry, deliveries, &letters)
-            .await?;
+        let buried = connections.bury(partition, entry, deliveries, &letters).await?;
         // None when somebody has emptied Redis meanwhile.
         if buried > 0 {
             self.site.figures.buried(buried);
@@ -332,10 +322,10 @@ impl Consumer {
         if json.len() <= PARSE_INLINE_BYTES {
             return event::parse(json, Shape::Normalised, &identity, most);
         }
-        tokio::task::spawn_blocking(move || event::parse(json, Shape::Normalised, &identity, most))
+        let parse = move || event::parse(json, Shape::Normalised, &identity, most);
+        request::beside(parse, "parsing events of the broker")
             .await
-            .unwrap_or_else(|error| {
-                tracing::error!(%error, "parsing events of the broker panicked");
+            .unwrap_or_else(|Panicked| {
                 Err(ParseError {
                     kind: event::ParseErrorKind::Invalid,
                     place: String::new(),
@@ -398,7 +388,6 @@ impl Consumer {
             return false;
         };
         let mut stopping = self.stopping.clone();
-        let keys = Arc::clone(&self.site.keys);
         let partition = self.lease.partition;
         let waiting = &mut self.waiting;
         let waited = async {
@@ -406,7 +395,7 @@ impl Consumer {
                 Some(connection) => connection,
                 None => waiting.insert(connections.own().await?),
             };
-            Connections::wait(&keys, connection, partition, BROKER_IDLE_WAIT).await
+            Connections::wait(connection, partition, BROKER_IDLE_WAIT).await
         };
         let waited = tokio::select! {
             waited = waited => waited,

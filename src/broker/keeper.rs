@@ -8,10 +8,8 @@ use super::{
     connection::{ConnectError, Connections, Connector, Link, LinkState},
     consumer::{Consumer, End},
     figures::Figures,
-    keys::Keys,
     scripts::Lease,
     status::Status,
-    told,
 };
 use crate::{
     client::Backoff,
@@ -19,6 +17,7 @@ use crate::{
     health::Health,
     ingest::Ingest,
     limits::{BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST, BROKER_LEASE, BROKER_READS, BROKER_TICK},
+    stopping::told,
 };
 use std::{collections::HashMap, sync::Arc};
 use tokio::{
@@ -30,7 +29,6 @@ use tokio::{
 pub(super) struct Site {
     /// The instance's name in Redis: another one with each start.
     pub(super) instance: String,
-    pub(super) keys: Arc<Keys>,
     pub(super) identity: Identity,
     pub(super) ingest: Ingest,
     pub(super) health: Health,
@@ -50,7 +48,6 @@ impl Site {
     ) -> Self {
         Self {
             instance: format!("{:032x}", fastrand::u128(..)),
-            keys: Arc::new(Keys::new()),
             identity,
             ingest,
             health,
@@ -156,13 +153,7 @@ impl Keeper {
         loop {
             let leases: Vec<Lease> = self.consumers.values().map(|work| work.lease).collect();
             let tick = connections
-                .tick(
-                    &site.keys,
-                    &site.instance,
-                    BROKER_LEASE,
-                    self.smallest_token,
-                    &leases,
-                )
+                .tick(&site.instance, BROKER_LEASE, self.smallest_token, &leases)
                 .await;
             let tick = match tick {
                 Ok(Some(tick)) => tick,
@@ -230,9 +221,7 @@ impl Keeper {
             }
             free.push(work.lease);
         }
-        connections
-            .release(&self.site.keys, &self.site.instance, &free)
-            .await?;
+        connections.release(&self.site.instance, &free).await?;
         let surplus = leases.len().saturating_sub(share);
         for lease in leases.iter().rev().take(surplus) {
             match self.consumers.get(&lease.partition) {
@@ -240,9 +229,7 @@ impl Keeper {
                     work.stop.send_replace(true);
                 }
                 None => {
-                    connections
-                        .release(&self.site.keys, &self.site.instance, &[*lease])
-                        .await?;
+                    connections.release(&self.site.instance, &[*lease]).await?;
                 }
             }
         }
@@ -278,10 +265,8 @@ impl Keeper {
         }
         if let Ok(connections) = self.site.link.connections() {
             let given_back = async {
-                connections
-                    .release(&self.site.keys, &self.site.instance, &leases)
-                    .await?;
-                connections.leave(&self.site.keys, &self.site.instance).await
+                connections.release(&self.site.instance, &leases).await?;
+                connections.leave(&self.site.instance).await
             };
             if let Err(error) = given_back.await {
                 tracing::warn!(%error, "the broker's partitions were not given back; others take them when the leases end");

@@ -10,39 +10,23 @@ pub(super) const GROUP: &str = "oncelog";
 /// when the instance has gone.
 pub(super) const CONSUMER: &str = "owner";
 
-/// The names, with those of each partition.
-#[derive(Debug)]
-pub(super) struct Keys {
-    /// A hash: the store whose events these are, and the number of partitions.
-    pub(super) meta: &'static str,
-    /// A hash: events and bytes in the streams, and in the dead letters.
-    pub(super) queued: &'static str,
-    /// The stream of dead letters.
-    pub(super) dead: &'static str,
-    /// The number of the newest lease.
-    pub(super) token: &'static str,
-    /// A sorted set: the instances that are there, and until when that holds.
-    pub(super) instances: &'static str,
+/// A hash: the store whose events these are, and the number of partitions.
+pub(super) const META: &str = "{oncelog}:meta";
+/// A hash: events and bytes in the streams, and in the dead letters.
+pub(super) const QUEUED: &str = "{oncelog}:queued";
+/// The stream of dead letters.
+pub(super) const DEAD: &str = "{oncelog}:dead";
+/// The number of the newest lease.
+pub(super) const TOKEN: &str = "{oncelog}:token";
+/// A sorted set: the instances that are there, and until when that holds.
+pub(super) const INSTANCES: &str = "{oncelog}:instances";
+
+/// The stream of a partition.
+pub(super) fn stream(partition: u16) -> String {
+    format!("{{oncelog}}:stream:{partition}")
 }
 
-impl Keys {
-    pub(super) const fn new() -> Self {
-        Self {
-            meta: "{oncelog}:meta",
-            queued: "{oncelog}:queued",
-            dead: "{oncelog}:dead",
-            token: "{oncelog}:token",
-            instances: "{oncelog}:instances",
-        }
-    }
-
-    /// The stream of a partition.
-    pub(super) fn stream(&self, partition: u16) -> String {
-        format!("{{oncelog}}:stream:{partition}")
-    }
-
-    /// The lease of a partition.
-    pub(super) fn lease(&self, partition: u16) -> String {
-        format!("{{oncelog}}:lease:{partition}")
-    }
+/// The lease of a partition.
+pub(super) fn lease(partition: u16) -> String {
+    format!("{{oncelog}}:lease:{partition}")
 }

@@ -4,7 +4,7 @@
 
 use super::{
     connection::{ConnectError, Connections, Connector},
-    keys::Keys,
+    keys,
     url::BrokerUrl,
 };
 use crate::limits::MAX_DEAD_LETTERS_PAGE;
@@ -15,7 +15,6 @@ use std::{collections::HashMap, sync::Arc};
 /// The dead letters of a broker.
 pub struct Letters {
     connections: Arc<Connections>,
-    keys: Keys,
 }
 
 /// A dead letter.
@@ -88,17 +87,14 @@ impl Letters {
                 reason,
             }
         })?;
-        Ok(Self {
-            connections,
-            keys: Keys::new(),
-        })
+        Ok(Self { connections })
     }
 
     /// Up to `limit` letters, at most [`MAX_DEAD_LETTERS_PAGE`], from the oldest one after `after`.
     pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<Vec<Letter>, LetterError> {
         let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         let entries: Vec<Value> = redis::cmd("XRANGE")
-            .arg(self.keys.dead)
+            .arg(keys::DEAD)
             .arg(from)
             .arg("+")
             .arg("COUNT")
@@ -111,7 +107,7 @@ impl Letters {
     /// The id of the newest letter.
     pub async fn newest(&self) -> Result<Option<String>, LetterError> {
         let newest: Vec<Value> = redis::cmd("XREVRANGE")
-            .arg(self.keys.dead)
+            .arg(keys::DEAD)
             .arg("+")
             .arg("-")
             .arg("COUNT")
@@ -135,7 +131,7 @@ impl Letters {
         };
         let mut all = Settled::default();
         for some in ids.chunks(MAX_DEAD_LETTERS_PAGE) {
-            let (settled, refused) = self.connections.settle(&self.keys, action, some).await?;
+            let (settled, refused) = self.connections.settle(action, some).await?;
             all.add(Settled { settled, refused });
         }
         Ok(all)

@@ -5,7 +5,7 @@
 use super::{
     connection::Connections,
     entry::Entry,
-    keys::{CONSUMER, GROUP, Keys},
+    keys::{self, CONSUMER, GROUP},
 };
 use crate::limits::{BROKER_READ_BYTES, BROKER_READ_ENTRIES};
 use redis::{Cmd, FromRedisValue, RedisResult, Value, aio::MultiplexedConnection};
@@ -178,14 +178,13 @@ impl Connections {
     /// Adds entries to their streams, all or none.
     pub(super) async fn add(
         &self,
-        keys: &Keys,
         entries: Vec<Entry>,
         max_events: u64,
         max_bytes: u64,
     ) -> RedisResult<Added> {
-        let names: Vec<String> = [keys.meta.to_owned(), keys.queued.to_owned()]
+        let names: Vec<String> = [keys::META.to_owned(), keys::QUEUED.to_owned()]
             .into_iter()
-            .chain(entries.iter().map(|entry| keys.stream(entry.partition)))
+            .chain(entries.iter().map(|entry| keys::stream(entry.partition)))
             .collect();
         let script = &self.scripts().add;
         let mut call = script.with(&names);
@@ -210,19 +209,18 @@ impl Connections {
     /// `smallest`, and looks at the whole. `None` when the broker is another store's by now.
     pub(super) async fn tick(
         &self,
-        keys: &Keys,
         instance: &str,
         lease_time: Duration,
         smallest: u64,
         leases: &[Lease],
     ) -> RedisResult<Option<Tick>> {
-        let fixed = [keys.queued, keys.dead, keys.token, keys.instances, keys.meta];
+        let fixed = [keys::QUEUED, keys::DEAD, keys::TOKEN, keys::INSTANCES, keys::META];
         let partitions = 0..self.partitions();
         let names: Vec<String> = fixed
             .into_iter()
             .map(str::to_owned)
-            .chain(partitions.clone().map(|partition| keys.lease(partition)))
-            .chain(partitions.map(|partition| keys.stream(partition)))
+            .chain(partitions.clone().map(keys::lease))
+            .chain(partitions.map(keys::stream))
             .collect();
         let script = &self.scripts().tick;
         let mut call = script.with(&names);
@@ -257,15 +255,9 @@ impl Connections {
     }
 
     /// Reads entries of a partition. `None` when `instance` does not have this lease any more.
-    pub(super) async fn read(
-        &self,
-        keys: &Keys,
-        instance: &str,
-        lease: Lease,
-        which: Which,
-    ) -> RedisResult<Option<Read>> {
+    pub(super) async fn read(&self, instance: &str, lease: Lease, which: Which) -> RedisResult<Option<Read>> {
         let script = &self.scripts().read;
-        let mut call = script.with(&[keys.lease(lease.partition), keys.stream(lease.partition)]);
+        let mut call = script.with(&[keys::lease(lease.partition), keys::stream(lease.partition)]);
         call.arg(lease.value(instance))
             .arg(GROUP)
             .arg(CONSUMER)
@@ -298,7 +290,6 @@ impl Connections {
     /// Waits in Redis until a partition's stream has any entry, at most `patience`, and tells whether it has. The
     /// connection is blocked meanwhile.
     pub(super) async fn wait(
-        keys: &Keys,
         connection: &mut MultiplexedConnection,
         partition: u16,
         patience: Duration,
@@ -309,7 +300,7 @@ impl Connections {
             .arg("BLOCK")
             .arg(patience.as_millis() as u64)
             .arg("STREAMS")
-            .arg(keys.stream(partition))
+            .arg(keys::stream(partition))
             .arg("0-0")
             .query_async(connection)
             .await?;
@@ -317,14 +308,9 @@ impl Connections {
     }
 
     /// Takes entries out of a stream.
-    pub(super) async fn acknowledge(
-        &self,
-        keys: &Keys,
-        partition: u16,
-        entries: &[Delivered],
-    ) -> RedisResult<()> {
+    pub(super) async fn acknowledge(&self, partition: u16, entries: &[Delivered]) -> RedisResult<()> {
         let script = &self.scripts().acknowledge;
-        let mut call = script.with(&[&keys.stream(partition), keys.queued]);
+        let mut call = script.with(&[&keys::stream(partition), keys::QUEUED]);
         call.arg(GROUP);
         for entry in entries {
             call.arg(&entry.id).arg(entry.events).arg(entry.json.len());
@@ -335,14 +321,13 @@ impl Connections {
     /// Takes an entry out of a stream and makes dead letters of parts of it.
     pub(super) async fn bury(
         &self,
-        keys: &Keys,
         partition: u16,
         entry: &Delivered,
         deliveries: u64,
         letters: &[Obituary],
     ) -> RedisResult<u64> {
         let script = &self.scripts().bury;
-        let mut call = script.with(&[&keys.stream(partition), keys.queued, keys.dead]);
+        let mut call = script.with(&[&keys::stream(partition), keys::QUEUED, keys::DEAD]);
         call.arg(GROUP)
             .arg(&entry.id)
             .arg(entry.events)
@@ -360,13 +345,12 @@ impl Connections {
     /// Says how often an entry was handed out, because not every time was its own fault.
     pub(super) async fn set_deliveries(
         &self,
-        keys: &Keys,
         partition: u16,
         entry: &Delivered,
         deliveries: u64,
     ) -> RedisResult<()> {
         redis::cmd("XCLAIM")
-            .arg(keys.stream(partition))
+            .arg(keys::stream(partition))
             .arg(GROUP)
             .arg(CONSUMER)
             .arg(0)
@@ -379,11 +363,11 @@ impl Connections {
     }
 
     /// Gives back leases that `instance` still has.
-    pub(super) async fn release(&self, keys: &Keys, instance: &str, leases: &[Lease]) -> RedisResult<()> {
+    pub(super) async fn release(&self, instance: &str, leases: &[Lease]) -> RedisResult<()> {
         if leases.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = leases.iter().map(|lease| keys.lease(lease.partition)).collect();
+        let names: Vec<String> = leases.iter().map(|lease| keys::lease(lease.partition)).collect();
         let script = &self.scripts().release;
         let mut call = script.with(&names);
         for lease in leases {
@@ -393,24 +377,19 @@ impl Connections {
     }
 
     /// Tells that `instance` is gone, so that the others take its share at once.
-    pub(super) async fn leave(&self, keys: &Keys, instance: &str) -> RedisResult<()> {
+    pub(super) async fn leave(&self, instance: &str) -> RedisResult<()> {
         redis::cmd("ZREM")
-            .arg(keys.instances)
+            .arg(keys::INSTANCES)
             .arg(instance)
             .exec_async(&mut self.shared())
             .await
     }
 
     /// Queues dead letters again, or deletes them. Returns how many there were, and which cannot be queued.
-    pub(super) async fn settle(
-        &self,
-        keys: &Keys,
-        action: &str,
-        ids: &[String],
-    ) -> RedisResult<(u64, Vec<String>)> {
-        let names: Vec<String> = [keys.queued.to_owned(), keys.dead.to_owned()]
+    pub(super) async fn settle(&self, action: &str, ids: &[String]) -> RedisResult<(u64, Vec<String>)> {
+        let names: Vec<String> = [keys::QUEUED.to_owned(), keys::DEAD.to_owned()]
             .into_iter()
-            .chain((0..self.partitions()).map(|partition| keys.stream(partition)))
+            .chain((0..self.partitions()).map(keys::stream))
             .collect();
         let script = &self.scripts().settle;
         let mut call = script.with(&names);

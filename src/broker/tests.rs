@@ -8,7 +8,7 @@ mod redis_server;
 use super::{
     Broker, BrokerConfig, Letters, QueueError, Running, Settlement,
     connection::{ConnectError, Connections, Connector},
-    keys::{CONSUMER, GROUP, Keys},
+    keys::{self, CONSUMER, GROUP},
     scripts::{Lease, Which},
 };
 use crate::{
@@ -30,7 +30,6 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_millis(300);
-const KEYS: Keys = Keys::new();
 
 /// An instance: a broker, and a committer on a store that it may share with others.
 struct Instance {
@@ -108,7 +107,7 @@ async fn tick(
     smallest: u64,
     leases: &[Lease],
 ) -> (usize, Vec<Lease>) {
-    let tick = connections.tick(&KEYS, instance, LEASE, smallest, leases).await;
+    let tick = connections.tick(instance, LEASE, smallest, leases).await;
     let tick = tick.expect("Redis answers").expect("it is this store's");
     (tick.share, tick.leases)
 }
@@ -131,11 +130,11 @@ async fn a_partition_has_one_owner_at_a_time_and_the_next_has_a_larger_token() {
     }
     // `a` gives one back.
     connections
-        .release(&KEYS, "a", &first[..1])
+        .release("a", &first[..1])
         .await
         .expect("Redis answers");
     connections
-        .release(&KEYS, "b", &first[1..])
+        .release("b", &first[1..])
         .await
         .expect("not b's to give");
     let (_, second) = tick(&connections, "b", 0, &[]).await;
@@ -144,7 +143,7 @@ async fn a_partition_has_one_owner_at_a_time_and_the_next_has_a_larger_token() {
     assert!(first.iter().all(|lease| lease.token < second[0].token));
     // `a` dies.
     eventually_all(&connections, all).await;
-    let read = connections.read(&KEYS, "a", first[2], Which::New).await;
+    let read = connections.read("a", first[2], Which::New).await;
     assert_eq!(
         read.expect("Redis answers"),
         None,
@@ -191,9 +190,9 @@ async fn what_a_dead_instance_had_is_free_soon_also_when_the_clock_of_redis_went
     assert_eq!(leases.len(), all);
     // As if they were from a clock that was an hour ahead.
     let hour = "3600000";
-    let _: f64 = redis.call(&["ZINCRBY", KEYS.instances, hour, "dead"]);
+    let _: f64 = redis.call(&["ZINCRBY", keys::INSTANCES, hour, "dead"]);
     for partition in 0..BROKER_PARTITIONS {
-        let _: u64 = redis.call(&["PEXPIRE", &KEYS.lease(partition), hour]);
+        let _: u64 = redis.call(&["PEXPIRE", &keys::lease(partition), hour]);
     }
     let (share, leases) = tick(&connections, "alive", 0, &[]).await;
     assert_eq!((share, leases.len()), (all, all));
@@ -210,13 +209,13 @@ async fn a_redis_of_another_store_is_refused_and_left_alone() {
         Ok(_) => panic!("it was taken"),
     };
     assert!(refused.contains("another store"), "{refused}");
-    let meta: String = redis.call(&["HGET", KEYS.meta, "store"]);
+    let meta: String = redis.call(&["HGET", keys::META, "store"]);
     assert_eq!(meta, format!("{:032x}", IDENTITY.store));
     // Another one sets it up after it was emptied: the first one notices before it changes anything.
     let connections = connect(&redis).await;
     let () = redis.call(&["FLUSHALL"]);
     other.connect().await.expect("it is empty");
-    let tick = connections.tick(&KEYS, "a", LEASE, 0, &[]).await;
+    let tick = connections.tick("a", LEASE, 0, &[]).await;
     assert_eq!(tick.expect("Redis answers"), None);
 }
 
@@ -311,7 +310,7 @@ async fn a_consumer_that_the_store_fences_off_comes_back_with_a_newer_lease_and_
     .await;
     assert_in_order(&stored);
     // It is by the store's refusal that leases have such numbers.
-    let token: u64 = redis.call(&["GET", KEYS.token]);
+    let token: u64 = redis.call(&["GET", keys::TOKEN]);
     assert!(token > 1 << 52, "{token}");
     instance.running.stop().await;
 }
@@ -331,7 +330,7 @@ async fn two_instances_go_on_when_redis_is_emptied_or_has_lost_its_file() {
         for instance in &instances {
             instance.leases(half).await;
         }
-        let before: u64 = redis.call(&["GET", KEYS.token]);
+        let before: u64 = redis.call(&["GET", keys::TOKEN]);
         match round % 3 {
             0 => {
                 let () = redis.call(&["FLUSHALL"]);
@@ -358,7 +357,7 @@ async fn two_instances_go_on_when_redis_is_emptied_or_has_lost_its_file() {
             (store.identities().len() == (round + 1) * topics.len()).then_some(())
         })
         .await;
-        let after: u64 = redis.call(&["GET", KEYS.token]);
+        let after: u64 = redis.call(&["GET", keys::TOKEN]);
         assert!(after > before, "{before} {after}");
     }
     assert_in_order(&store.identities());
@@ -393,7 +392,7 @@ async fn while_the_store_is_away_publishes_are_queued_and_then_all_of_them_are_s
     })
     .await;
     assert_in_order(&stored);
-    let letters: u64 = redis.call(&["XLEN", KEYS.dead]);
+    let letters: u64 = redis.call(&["XLEN", keys::DEAD]);
     assert_eq!(letters, 0);
     instance.running.stop().await;
 }
@@ -458,7 +457,7 @@ async fn an_entry_that_finds_no_place_in_the_queue_is_not_blamed_for_it() {
         .queue(batch(&[("a", "0")]))
         .await
         .unwrap_or_else(|error| panic!("{error}"));
-    let streams = (0..BROKER_PARTITIONS).map(|partition| KEYS.stream(partition));
+    let streams = (0..BROKER_PARTITIONS).map(keys::stream);
     let stream = streams
         .into_iter()
         .find(|stream| redis.call::<u64>(&["XLEN", stream]) == 1)
@@ -480,7 +479,7 @@ async fn an_entry_that_finds_no_place_in_the_queue_is_not_blamed_for_it() {
         (redelivered(&broker) > BROKER_TRIES + 2).then_some(())
     })
     .await;
-    assert_eq!(redis.call::<u64>(&["XLEN", KEYS.dead]), 0);
+    assert_eq!(redis.call::<u64>(&["XLEN", keys::DEAD]), 0);
     assert_eq!(redis.call::<u64>(&["XLEN", &stream]), 1);
     running.stop().await;
 }
@@ -506,7 +505,7 @@ async fn of_an_entry_only_the_events_that_the_store_refuses_become_dead_letters(
     queued.await.unwrap_or_else(|error| panic!("{error}"));
     let letters = Letters::open(&config(&redis).url).await.expect("Redis is there");
     eventually("both are refused", || {
-        (redis.call::<u64>(&["XLEN", KEYS.dead]) == 2).then_some(())
+        (redis.call::<u64>(&["XLEN", keys::DEAD]) == 2).then_some(())
     })
     .await;
     let page = letters.page(None, 10).await.expect("Redis answers");
@@ -547,7 +546,7 @@ async fn a_publish_is_added_whole_or_not_at_all() {
         .unwrap_or_else(|error| panic!("{error}"));
     let refused = broker.queue(batch(&[some, some].concat())).await;
     assert!(matches!(refused, Err(QueueError::TooLarge { .. })), "{refused:?}");
-    let held: u64 = redis.call(&["HGET", KEYS.queued, "events"]);
+    let held: u64 = redis.call(&["HGET", keys::QUEUED, "events"]);
     assert_eq!(held, 5);
     running.stop().await;
 }
@@ -564,11 +563,8 @@ async fn what_is_in_an_entry_is_what_was_sent() {
     let identity = Identity { ..IDENTITY };
     let sent = parse(event.into_bytes(), Shape::Any, &identity, 1).expect("an event");
     let entries = super::Entry::all_of(&sent, connections.partitions()).expect("JSON");
-    connections
-        .add(&KEYS, entries, 10, 10_000)
-        .await
-        .expect("Redis answers");
-    let streams = (0..16).map(|partition| KEYS.stream(partition));
+    connections.add(entries, 10, 10_000).await.expect("Redis answers");
+    let streams = (0..16).map(keys::stream);
     let found: Vec<redis::Value> = streams
         .flat_map(|stream| redis.call::<Vec<redis::Value>>(&["XRANGE", &stream, "-", "+"]))
         .collect();

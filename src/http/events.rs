@@ -14,6 +14,7 @@ use crate::{
     access::Caller,
     event::{Instant, Seq, format_micros},
     limits::{DEFAULT_PAGE_LIMIT, MAX_PAGE_LIMIT, MAX_WAIT_SECONDS, WAIT_RECHECK},
+    stopping::told,
     store::{Frontier, Order, Page, Query, ReadError, StoredEvent},
 };
 use axum::{
@@ -197,7 +198,7 @@ pub(super) async fn list(
                 tokio::time::sleep_until((looked + WAIT_RECHECK).min(until)).await;
             }
             () = tokio::time::sleep_until(until) => {}
-            () = super::told(&mut stopping) => {}
+            () = told(&mut stopping) => {}
         }
     }
 }

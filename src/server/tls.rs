@@ -9,11 +9,11 @@ mod tests;
 use super::{answer_once, drain, socket::Socket};
 use crate::{
     config::TlsFiles,
-    http::told,
     limits::{
         HANDSHAKE_CROWDED_TIMEOUT, HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, PRESSURE_INTERVAL, TLS_BUFFER_BYTES,
         TLS_FILES_CHECK_INTERVAL,
     },
+    stopping::told,
     tls::{Identity, PROTOCOL, TlsFileError, Transport, VERSIONS, authorities, provider, read},
 };
 use axum::{http::HeaderMap, response::Response};
