@@ -7,7 +7,7 @@
 mod files;
 mod transport;
 
-pub use files::{Identity, TlsFileError, authorities, read};
+pub use files::{Identity, TlsFileError, authorities, authorities_of_the_system, read};
 pub use transport::Transport;
 
 use rustls::crypto::{CryptoProvider, ring};

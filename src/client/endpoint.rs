@@ -3,10 +3,13 @@
 use super::{ApiKey, BaseUrl, ClientError};
 use crate::{
     limits::CLIENT_CONNECT_TIMEOUT,
-    tls::{Identity, PROTOCOL, TlsFileError, Transport, VERSIONS, authorities, provider, read, tls_error},
+    tls::{
+        Identity, PROTOCOL, TlsFileError, Transport, VERSIONS, authorities, authorities_of_the_system,
+        provider, read, tls_error,
+    },
 };
 use hyper::header::HeaderValue;
-use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore, pki_types::ServerName};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, pki_types::ServerName};
 use std::{io, path::PathBuf, sync::Arc};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -163,7 +166,7 @@ impl Tls {
             ServerName::try_from(name.to_owned()).map_err(|_| EndpointError::NotAName(name.to_owned()))?;
         let roots = match &trust.ca {
             Some(file) => authorities(file.setting, &file.path, &file.read()?)?,
-            None => of_the_system()?,
+            None => authorities_of_the_system().map_err(EndpointError::NoAuthorities)?,
         };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)?
@@ -202,22 +205,6 @@ impl Trust {
             .find_map(|file| file.as_ref().map(|file| file.setting))
             .or(name)
     }
-}
-
-/// The system's authorities and not ones that are built in: an authority that a company has added is trusted, and one
-/// that is found out is not trusted any more, without a new version of this program.
-fn of_the_system() -> Result<RootCertStore, EndpointError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let reason = found
-            .errors
-            .first()
-            .map_or_else(|| "none were found".to_owned(), ToString::to_string);
-        return Err(EndpointError::NoAuthorities(reason));
-    }
-    Ok(roots)
 }
 
 fn in_words(error: &Error, name: &ServerName<'_>) -> String {

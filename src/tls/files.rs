@@ -132,6 +132,22 @@ pub fn authorities(setting: &'static str, file: &Path, text: &[u8]) -> Result<Ro
     Ok(roots)
 }
 
+/// The system's authorities and not ones that are built in: an authority that a company has added is trusted, and one
+/// that is found out is not trusted any more, without a new version of this program.
+///
+/// # Errors
+/// Why there are none.
+pub fn authorities_of_the_system() -> Result<RootCertStore, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let reason = found.errors.first();
+        return Err(reason.map_or_else(|| "none were found".to_owned(), ToString::to_string));
+    }
+    Ok(roots)
+}
+
 /// The bytes of a file, at most [`MAX_PEM_BYTES`].
 pub fn read(setting: &'static str, file: &Path) -> Result<Vec<u8>, TlsFileError> {
     let unreadable = |reason: String| TlsFileError::Unreadable {

@@ -3,7 +3,7 @@
 use super::server::ServerError;
 use crate::tls::{self, provider};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -18,11 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 pub(super) fn verified(authorities: Option<&Path>) -> Result<MakeRustlsConnect, ServerError> {
     let roots = match authorities {
         Some(file) => tls::authorities("sslrootcert", file, &tls::read("sslrootcert", file)?)?,
-        None => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            roots
-        }
+        None => tls::authorities_of_the_system().map_err(ServerError::NoAuthorities)?,
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()

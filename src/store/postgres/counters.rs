@@ -1,6 +1,6 @@
 //! Exact counters, over all instances: what commits have appended and what is folded of it, summed when somebody asks.
 
-use super::{Shared, failure, topics::TopicNumber};
+use super::{Shared, topics::TopicNumber};
 use crate::{
     event::Seq,
     limits,
@@ -188,28 +188,6 @@ impl Shared {
             )
             .await?;
         Ok(row.get::<_, i64>(0).cast_unsigned())
-    }
-
-    pub(super) async fn query(
-        &self,
-        statement: &str,
-        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-    ) -> Result<Vec<Row>, ReadError> {
-        let client = self.reader().await?;
-        let failed = |error| failure::read(&self.server, &error);
-        let statement = client.prepare_cached(statement).await.map_err(failed)?;
-        client.query(&statement, parameters).await.map_err(failed)
-    }
-
-    pub(super) async fn query_one(
-        &self,
-        statement: &str,
-        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-    ) -> Result<Row, ReadError> {
-        let client = self.reader().await?;
-        let failed = |error| failure::read(&self.server, &error);
-        let statement = client.prepare_cached(statement).await.map_err(failed)?;
-        client.query_one(&statement, parameters).await.map_err(failed)
     }
 }
 

@@ -1,10 +1,13 @@
 //! PostgreSQL's errors in words, and which of them pass by themselves.
 
 use super::Server;
-use crate::store::{CommitError, OpenError, ReadError};
+use crate::{
+    store::{CommitError, OpenError, ReadError},
+    tls,
+};
 use deadpool_postgres::PoolError;
 use rustls::CertificateError;
-use std::{error::Error as _, fmt::Write as _, io};
+use std::{error::Error as _, fmt::Write as _};
 use tokio_postgres::{Error, error::SqlState};
 
 /// An error and what caused it, in one line.
@@ -29,9 +32,7 @@ pub(super) fn chain(error: &Error) -> String {
 
 /// What is wrong with the certificate that the server showed, if that is what failed.
 fn certificate(error: &Error) -> Option<&CertificateError> {
-    // What went through a socket is an I/O error, which is not the source of what it holds but shows it.
-    let io = error.source()?.downcast_ref::<io::Error>()?;
-    match io.get_ref()?.downcast_ref()? {
+    match tls::tls_error(error)? {
         rustls::Error::InvalidCertificate(wrong) => Some(wrong),
         _ => None,
     }

@@ -1,6 +1,7 @@
-//! Up to where the log is final: see [`super::statements::identify`] and the function `horizon` in [`super::schema`].
+//! Up to where the log is final: see [`super::statements::IDENTIFY`] and the functions `announce` and `horizon` in
+//! [`super::schema`].
 
-use super::{Shared, failure};
+use super::Shared;
 use crate::{
     event::Seq,
     limits,
@@ -12,13 +13,9 @@ use tokio::time::{Instant, sleep};
 impl Shared {
     /// Asks the server, and remembers the answer.
     pub(super) async fn horizon(&self) -> Result<Frontier, ReadError> {
-        let client = self.reader().await?;
-        let failed = |error| failure::read(&self.server, &error);
-        let statement = client
-            .prepare_cached("SELECT settled, newest FROM horizon()")
-            .await
-            .map_err(failed)?;
-        let row = client.query_one(&statement, &[]).await.map_err(failed)?;
+        let row = self
+            .query_one("SELECT settled, newest FROM horizon()", &[])
+            .await?;
         let seq = |place| row.get::<_, i64>(place).cast_unsigned();
         let frontier = Frontier {
             settled: seq(0),
@@ -46,13 +43,5 @@ impl Shared {
     /// What is known to be final, without asking.
     pub(super) fn known_settled(&self) -> Seq {
         self.settled.load(Ordering::Acquire)
-    }
-
-    /// A connection to read on.
-    pub(super) async fn reader(&self) -> Result<deadpool_postgres::Client, ReadError> {
-        self.readers
-            .get()
-            .await
-            .map_err(|error| failure::pool(&self.server, error))
     }
 }

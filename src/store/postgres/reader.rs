@@ -11,6 +11,7 @@ use crate::{
 };
 use std::sync::Arc;
 use tokio::time::Instant;
+use tokio_postgres::{Row, types::ToSql};
 
 /// The readers' face of a store on a server.
 pub(super) struct PostgresStore {
@@ -86,16 +87,14 @@ impl Shared {
     /// One event by its identity.
     async fn find(&self, topic: &str, event_id: &str) -> Result<Option<StoredEvent>, ReadError> {
         let key = super::statements::SqlKey(self.identity.key(topic, event_id));
-        let client = self.reader().await?;
-        let failed = |error| failure::read(&self.server, &error);
-        let statement = client
-            .prepare_cached(
+        let rows = self
+            .query(
                 "SELECT seq, name, processed_at, event_id, timestamp, source, payload \
                  FROM identities JOIN events USING (seq) JOIN topics ON topics.number = events.topic WHERE key = $1",
+                &[&key],
             )
-            .await
-            .map_err(failed)?;
-        let Some(row) = client.query_opt(&statement, &[&key]).await.map_err(failed)? else {
+            .await?;
+        let Some(row) = rows.first() else {
             return Ok(None);
         };
         let event = StoredEvent {
@@ -114,5 +113,37 @@ impl Shared {
             )));
         }
         Ok(Some(event))
+    }
+
+    /// The rows of a statement, which each connection prepares once.
+    pub(super) async fn query(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, ReadError> {
+        let client = self.reader().await?;
+        let failed = |error| failure::read(&self.server, &error);
+        let statement = client.prepare_cached(statement).await.map_err(failed)?;
+        client.query(&statement, parameters).await.map_err(failed)
+    }
+
+    /// The one row of such a statement.
+    pub(super) async fn query_one(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, ReadError> {
+        let client = self.reader().await?;
+        let failed = |error| failure::read(&self.server, &error);
+        let statement = client.prepare_cached(statement).await.map_err(failed)?;
+        client.query_one(&statement, parameters).await.map_err(failed)
+    }
+
+    /// A connection to read on.
+    pub(super) async fn reader(&self) -> Result<deadpool_postgres::Client, ReadError> {
+        self.readers
+            .get()
+            .await
+            .map_err(|error| failure::pool(&self.server, error))
     }
 }
