@@ -84,6 +84,13 @@ enum Failure {
     OutputClosed,
 }
 
+impl Failure {
+    /// What failed, whoever made its text.
+    fn of(error: impl std::fmt::Display) -> Self {
+        Self::Failed(output::printable(&error.to_string()).into_owned())
+    }
+}
+
 /// Reads the process's command line. Wrong usage, `--help` and `--version` end the process.
 pub fn parse() -> CommandLine {
     CommandLine::parse()

@@ -187,7 +187,7 @@ impl Settle {
 
 impl From<LetterError> for Failure {
     fn from(error: LetterError) -> Self {
-        Self::Failed(printable(&error.to_string()).into_owned())
+        Self::of(error)
     }
 }
 

@@ -111,18 +111,14 @@ impl Output {
         let Some(url) = config.database_url else {
             return Ok(work(&KeyFile::beside(&config.database_path))?);
         };
-        let failed =
-            |error: &dyn std::fmt::Display| Failure::Failed(printable(&error.to_string()).into_owned());
-        let server = url.server().map_err(|error| failed(&error))?;
+        let server = url.server().map_err(Failure::of)?;
         // A thread of its own drives the connection while this one waits.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
-            .map_err(|error| failed(&format_args!("cannot start: {error}")))?;
-        let table = runtime
-            .block_on(KeyTable::open(server))
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| Failure::of(format_args!("cannot start: {error}")))?;
+        let table = runtime.block_on(KeyTable::open(server)).map_err(Failure::of)?;
         Ok(work(&table)?)
     }
 }
@@ -282,7 +278,7 @@ impl Revoke {
 
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
-        Self::Failed(printable(&error.to_string()).into_owned())
+        Self::of(error)
     }
 }
 

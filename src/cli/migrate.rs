@@ -45,11 +45,9 @@ impl Migrate {
                     .to_owned(),
             ));
         };
-        let failed =
-            |error: &dyn std::fmt::Display| Failure::Failed(printable(&error.to_string()).into_owned());
-        let server = url.server().map_err(|error| failed(&error))?;
+        let server = url.server().map_err(Failure::of)?;
         let to = server.to_string();
-        let source = sqlite::Source::open(&config.database_path).map_err(|error| failed(&error))?;
+        let source = sqlite::Source::open(&config.database_path).map_err(Failure::of)?;
         let keys = KeyFile::beside(&config.database_path);
         // They are read at the end; that they cannot be is found out now.
         keys.read()?;
@@ -58,13 +56,13 @@ impl Migrate {
             // A server that cannot be used is found out about before the file is checked, which may take long.
             let target = postgres::Target::begin(server, &source)
                 .await
-                .map_err(|error| failed(&error))?;
+                .map_err(Failure::of)?;
             let source = block_in_place(|| source.verify(&mut |done, total| bars.show(VERIFY, done, total)))
-                .map_err(|error| failed(&error))?;
+                .map_err(Failure::of)?;
             let mut show = |step, done, total| bars.show(unit(step), done, total);
             migration::migrate(&source, target, &keys, &mut show)
                 .await
-                .map_err(|error| failed(&error))
+                .map_err(Failure::of)
         });
         bars.end();
         let report = report?;
