@@ -277,6 +277,13 @@ mod tests {
         queue.shared.state().since = Some(Instant::now() + Duration::from_hours(1));
     }
 
+    /// Returns when another end of the queue waits for something to do.
+    fn until_idle(queue: &Queue) {
+        while queue.shared.state().idle == 0 {
+            std::thread::yield_now();
+        }
+    }
+
     fn taken(queue: &mut Queue) -> Option<usize> {
         queue.next(NOW).map(|turn| turn.events)
     }
@@ -303,9 +310,7 @@ mod tests {
         assert!(put(&first.shared, 1).is_ok());
         assert_eq!(taken(&mut first), Some(1));
         let waiting = std::thread::spawn(move || second.next(None).map(|turn| turn.events));
-        while first.shared.state().idle == 0 {
-            std::thread::yield_now();
-        }
+        until_idle(&first);
         be_patient(&first);
         assert!(put(&first.shared, COMMIT_BESIDE_EVENTS).is_ok());
         assert_eq!(waiting.join().unwrap(), Some(COMMIT_BESIDE_EVENTS));
@@ -317,9 +322,7 @@ mod tests {
         assert!(put(&first.shared, 1).is_ok());
         assert_eq!(taken(&mut first), Some(1));
         let waiting = std::thread::spawn(move || second.next(None).map(|turn| turn.events));
-        while first.shared.state().idle == 0 {
-            std::thread::yield_now();
-        }
+        until_idle(&first);
         assert!(put(&first.shared, 1).is_ok());
         assert_eq!(waiting.join().unwrap(), Some(1));
     }
@@ -336,9 +339,7 @@ mod tests {
             let bound = Some(Duration::from_mins(1));
             waiting.next(bound).map(|turn| turn.events)
         });
-        while hanging.shared.state().idle == 0 {
-            std::thread::yield_now();
-        }
+        until_idle(&hanging);
         {
             // As if `leaving` had been woken for it.
             let mut state = hanging.shared.state();

@@ -220,12 +220,17 @@ fn server_away() -> String {
     )
 }
 
+/// A proxy, an instance that reaches the database through it, and one that needs no proxy.
+fn behind_a_proxy(database: &Database) -> (Proxy, Server, Server) {
+    let proxy = Proxy::to(database.server().port());
+    let through = Server::start_with(&[("DATABASE_URL", &database.url_through(proxy.port()))]);
+    (proxy, through, database.instance())
+}
+
 fn connections_cut() -> String {
     const ROUNDS: u64 = 20;
     let database = Database::new();
-    let proxy = Proxy::to(database.server().port());
-    let through = Server::start_with(&[("DATABASE_URL", &database.url_through(proxy.port()))]);
-    let direct = database.instance();
+    let (proxy, through, direct) = behind_a_proxy(&database);
     let oracle = new_oracle();
     let load = new_load(1);
     let cuts = [Cut::Before, Cut::After, Cut::Late];
@@ -248,9 +253,7 @@ fn connections_cut() -> String {
 
 fn network_drops() -> String {
     let database = Database::new();
-    let proxy = Proxy::to(database.server().port());
-    let through = Server::start_with(&[("DATABASE_URL", &database.url_through(proxy.port()))]);
-    let direct = database.instance();
+    let (proxy, through, direct) = behind_a_proxy(&database);
     let oracle = new_oracle();
     let load = new_load(1);
     under_load(&[&through, &direct], &oracle, &load, || {
