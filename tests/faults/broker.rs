@@ -1,9 +1,10 @@
-//! The broker: the program dies at each step between Redis and the commit, and Redis dies at random moments. What was
-//! answered 202 is stored once, whatever comes again.
+//! The broker: the program dies at each step between Redis and the commit, and Redis dies at random moments or is emptied.
+//! What was answered 202, and Redis has kept, is stored once, whatever comes again.
 
 use crate::{
-    harness::{Checked, Client, Event, Folder, Moment, Oracle, Redis, Server, eventually, verify},
+    harness::{Checked, Client, Database, Event, Folder, Moment, Oracle, Redis, Server, eventually, verify},
     kill::ABORTED,
+    postgres,
     scenario::{Need, Scenario},
 };
 use oncelog::faults::CrashPoint;
@@ -26,6 +27,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         needs: &[Need::Program("redis-server")],
         run: redis_at_random_moments,
     },
+    Scenario {
+        name: "broker: two instances over PostgreSQL, one killed between commit and acknowledge",
+        needs: &[Need::Program("redis-server")],
+        run: killed_before_it_acknowledges,
+    },
+    Scenario {
+        name: "broker: two instances over PostgreSQL, Redis killed, emptied, or back without its files",
+        needs: &[Need::Program("redis-server")],
+        run: redis_loses_what_it_had,
+    },
 ];
 
 const WRITERS: u64 = 4;
@@ -33,22 +44,58 @@ const REDIS_KILLS: u64 = 15;
 /// How often an event may be committed at most: each crash makes some come again.
 const DELIVERIES: u64 = 30;
 
-/// Producers that have their events queued.
-struct Producers<'a> {
+/// Producers that have their events queued. Each request has one event twice.
+pub(crate) struct Producers<'a> {
     oracle: &'a Oracle,
     seed: u64,
+    /// Between two requests of one producer.
+    pause: Duration,
     stop: AtomicBool,
     queued: AtomicU64,
+    /// Whether Redis keeps what it is given from now on.
+    keeps: AtomicBool,
 }
 
 impl<'a> Producers<'a> {
-    fn new(oracle: &'a Oracle, seed: u64) -> Self {
+    pub(crate) fn new(oracle: &'a Oracle, seed: u64) -> Self {
         Self {
             oracle,
             seed,
+            pause: Duration::ZERO,
             stop: AtomicBool::new(false),
             queued: AtomicU64::new(0),
+            keeps: AtomicBool::new(true),
         }
+    }
+
+    /// With pauses, so that a minute of it is not too much to be looked through.
+    pub(crate) fn at_ease(self) -> Self {
+        Self {
+            pause: Duration::from_millis(100),
+            ..self
+        }
+    }
+
+    /// What is answered 202 may be lost, until [`Self::keeps_again`].
+    fn may_lose(&self) {
+        self.keeps.store(false, Ordering::SeqCst);
+    }
+
+    fn keeps_again(&self) {
+        self.keeps.store(true, Ordering::SeqCst);
+    }
+
+    /// How many requests were answered 202.
+    pub(crate) fn queued(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Waits until some more are.
+    pub(crate) fn queue_some(&self) {
+        let before = self.queued();
+        eventually("something is queued", || {
+            (self.queued() > before + WRITERS).then_some(())
+        });
     }
 
     /// Publishes until it is stopped, or the server is gone.
@@ -64,6 +111,7 @@ impl<'a> Producers<'a> {
                 .map(|number| Event::new(&topic, &format!("{}-{writer}-{request}-{number}", self.seed)))
                 .collect();
             events.push(events[0].clone());
+            let keeps = self.keeps.load(Ordering::SeqCst);
             let answer = client.attempt(
                 "POST",
                 "/publish?ack=queued",
@@ -72,7 +120,7 @@ impl<'a> Producers<'a> {
             );
             let status = answer.map(|answer| answer.status).ok();
             self.oracle
-                .settle(&events, DELIVERIES, u64::from(status == Some(202)));
+                .settle(&events, DELIVERIES, u64::from(status == Some(202) && keeps));
             match status {
                 Some(202) => {
                     self.queued.fetch_add(1, Ordering::Relaxed);
@@ -81,11 +129,12 @@ impl<'a> Producers<'a> {
                 Some(other) => panic!("answered {other}"),
                 None => return,
             }
+            thread::sleep(self.pause);
         }
     }
 
     /// Runs all of them until `meanwhile` has returned.
-    fn during(&self, address: SocketAddr, meanwhile: impl FnOnce()) {
+    pub(crate) fn during(&self, address: SocketAddr, meanwhile: impl FnOnce()) {
         struct Stopped<'a>(&'a AtomicBool);
         impl Drop for Stopped<'_> {
             fn drop(&mut self) {
@@ -103,8 +152,25 @@ impl<'a> Producers<'a> {
     }
 }
 
+/// An instance with these settings beside.
+pub(crate) fn instance_with_broker(database: &Database, redis: &Redis, settings: &[(&str, &str)]) -> Server {
+    let (database, redis) = (database.url(), redis.url());
+    let mut all = vec![
+        ("DATABASE_URL", database.as_str()),
+        ("BROKER_URL", redis.as_str()),
+    ];
+    all.extend(settings);
+    Server::start_with(&all)
+}
+
 /// Waits until the broker is empty, then checks the store.
 fn checked(redis: &Redis, server: &Server, oracle: &Oracle) -> Checked {
+    drained(redis);
+    oracle.check(&mut server.client(), Moment::LAST)
+}
+
+/// Waits until the broker is empty; nothing has become a dead letter.
+pub(crate) fn drained(redis: &Redis) {
     eventually("the broker is drained", || {
         let left: u64 = (0..16)
             .map(|partition| redis.call::<u64>(&["XLEN", &format!("{{oncelog}}:stream:{partition}")]))
@@ -113,7 +179,6 @@ fn checked(redis: &Redis, server: &Server, oracle: &Oracle) -> Checked {
     });
     let dead: u64 = redis.call(&["XLEN", "{oncelog}:dead"]);
     assert_eq!(dead, 0, "nothing was wrong with the events");
-    oracle.check(&mut server.client(), Moment::LAST)
 }
 
 fn at_each_step() -> String {
@@ -165,10 +230,7 @@ fn redis_at_random_moments() -> String {
     let producers = Producers::new(&oracle, 1);
     producers.during(server.address(), || {
         for _ in 0..REDIS_KILLS {
-            let before = producers.queued.load(Ordering::Relaxed);
-            eventually("something is queued", || {
-                (producers.queued.load(Ordering::Relaxed) > before).then_some(())
-            });
+            producers.queue_some();
             thread::sleep(Duration::from_micros(random.u64(0..300_000)));
             redis.kill9();
             redis.start_again();
@@ -178,4 +240,100 @@ fn redis_at_random_moments() -> String {
     server.stop();
     verify(server.folder());
     format!("{REDIS_KILLS} kills, {acknowledged} events acknowledged")
+}
+
+/// What it had committed comes again, to the other instance, and is duplicates.
+fn killed_before_it_acknowledges() -> String {
+    let crashes = [1, 20];
+    let (database, redis) = (Database::new(), Redis::start());
+    let oracle = postgres::new_oracle();
+    let stays = instance_with_broker(&database, &redis, &[]);
+    let mut queued = 0;
+    for time in crashes {
+        let crash = format!("{}:{time}", CrashPoint::BrokerCommitted.name());
+        let goes = instance_with_broker(&database, &redis, &[("ONCELOG_CRASH_AT", &crash)]);
+        let producers = Producers::new(&oracle, time).at_ease();
+        producers.during(stays.address(), || {
+            let status = goes.ended();
+            assert!(
+                status.signal() == Some(ABORTED),
+                "{crash}: {status}\n{}",
+                goes.log()
+            );
+            producers.queue_some();
+        });
+        queued += producers.queued();
+        drained(&redis);
+        oracle.check(&mut stays.client(), Moment::LAST);
+    }
+    let [.., duplicates, conflicts] = stays.client().counters();
+    let again = duplicates - queued;
+    assert!(again >= crashes.len() as u64, "{again} came again");
+    assert_eq!(conflicts, 0);
+    let other = instance_with_broker(&database, &redis, &[]);
+    let acknowledged = postgres::check(&[&stays, &other], &oracle, &postgres::new_load(0));
+    format!(
+        "{} crashes, {acknowledged} events acknowledged, {again} came again",
+        crashes.len()
+    )
+}
+
+/// What is done to Redis.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Killed,
+    Emptied,
+    /// As if its disk were a new one.
+    FilesLost,
+}
+
+impl Fault {
+    fn strike(self, redis: &Redis) {
+        if self == Self::Emptied {
+            return redis.call(&["FLUSHALL"]);
+        }
+        redis.kill9();
+        if self == Self::FilesLost {
+            redis.lose_everything();
+        }
+        redis.start_again();
+    }
+}
+
+/// Clients whose events go to the store at once see nothing of it; what is queued afterwards is stored.
+fn redis_loses_what_it_had() -> String {
+    use Fault::*;
+    let faults = [Killed, Emptied, FilesLost, Killed, Emptied, FilesLost];
+    let (database, redis) = (Database::new(), Redis::start());
+    let oracle = postgres::new_oracle();
+    let [a, b]: [Server; 2] = std::array::from_fn(|_| instance_with_broker(&database, &redis, &[]));
+    let load = postgres::new_load(1000);
+    let mut queued = 0;
+    postgres::under_load(&[&a, &b], &oracle, &load, || {
+        for (seed, fault) in (0..).zip(faults) {
+            let before = Producers::new(&oracle, 2 * seed).at_ease();
+            before.during(a.address(), || before.queue_some());
+            drained(&redis);
+            let producers = Producers::new(&oracle, 2 * seed + 1).at_ease();
+            if fault != Killed {
+                producers.may_lose();
+            }
+            producers.during(b.address(), || {
+                producers.queue_some();
+                fault.strike(&redis);
+                producers.keeps_again();
+                producers.queue_some();
+            });
+            queued += before.queued() + producers.queued();
+        }
+    });
+    drained(&redis);
+    for instance in [&a, &b] {
+        assert_eq!(instance.client().get("/health").ok()["status"], "healthy");
+    }
+    let acknowledged = postgres::check(&[&a, &b], &oracle, &load);
+    format!(
+        "{} faults, {acknowledged} events acknowledged, {queued} requests queued",
+        faults.len()
+    )
 }

@@ -1,5 +1,6 @@
 //! What a scenario is, and the runner: a line a scenario, and the sum at the end.
 
+use crate::harness::Network;
 use std::{
     cell::Cell,
     fmt::Debug,
@@ -29,6 +30,8 @@ pub(crate) enum Need {
     Root,
     /// To put a file system into a file.
     LoopDevices,
+    /// To make networks between namespaces of the kernel.
+    NetworkNamespaces,
     /// A program in the search path.
     Program(&'static str),
 }
@@ -44,6 +47,10 @@ impl Need {
             Self::LoopDevices => (
                 Path::new("/dev/loop-control").exists(),
                 "the kernel has no loop devices".to_owned(),
+            ),
+            Self::NetworkNamespaces => (
+                Network::is_possible(),
+                "network namespaces cannot be made (as root, with Debian's iproute2)".to_owned(),
             ),
             Self::Program(name) => (
                 std::env::var_os("PATH").is_some_and(|path| {

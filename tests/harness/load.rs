@@ -23,6 +23,8 @@ pub(crate) struct Load {
     /// Events that readers were given.
     pub(crate) read: AtomicU64,
     kind: StoreKind,
+    /// Whether a 503 leaves open what became of the events, whatever the kind of store.
+    leaves_doubts: bool,
     /// What each reader that has ended was given, in order.
     followed: Mutex<Vec<Vec<u64>>>,
 }
@@ -49,6 +51,14 @@ impl Load {
         Self {
             kind,
             ..Self::new(seed)
+        }
+    }
+
+    /// The same, while the store is away for longer than an instance asks what became of a commit.
+    pub(crate) fn leaving_doubts(self) -> Self {
+        Self {
+            leaves_doubts: true,
+            ..self
         }
     }
 
@@ -83,7 +93,10 @@ impl Load {
                 Some(answer) if answer.status == 503 => {
                     answer.problem(503);
                     self.refused.fetch_add(1, Ordering::Relaxed);
-                    oracle.refused(events);
+                    match self.leaves_doubts {
+                        true => oracle.doubt(events),
+                        false => oracle.refused(events),
+                    }
                     std::thread::sleep(Duration::from_millis(10));
                     // The server asks to be left alone for a moment, or is about to end.
                     client = Client::new(address);

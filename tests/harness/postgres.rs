@@ -1,6 +1,6 @@
 //! A real PostgreSQL server of the tests' own, on a private port and in a folder that goes with it, and databases in it.
 
-use super::{Folder, PATIENCE, Server, eventually, run, shell};
+use super::{Folder, PATIENCE, Server, eventually, network::ADDRESSES, run, shell};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
@@ -65,12 +65,11 @@ impl Postgres {
                 .arg("--pgdata")
                 .arg(data(&folder)),
         );
-        // A role whose name says so needs its password.
-        fs::write(
-            data(&folder).join("pg_hba.conf"),
-            "host all with_password 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n",
-        )
-        .expect("the server's folder");
+        // A role whose name says so needs its password. Others than this machine come by a test's own network.
+        let rules = format!(
+            "host all with_password 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\nhost all all {ADDRESSES} trust\n"
+        );
+        fs::write(data(&folder).join("pg_hba.conf"), rules).expect("the server's folder");
         let server = Self {
             folder,
             port: free_port(),
@@ -277,7 +276,16 @@ impl Database {
 
     /// The same, by way of another port.
     pub(crate) fn url_through(&self, port: u16) -> String {
-        format!("postgres://{USER}@127.0.0.1:{port}/{}", self.name)
+        self.url_at(&format!("127.0.0.1:{port}"))
+    }
+
+    /// The same, for those to whom the server has another address.
+    pub(crate) fn url_from(&self, host: &str) -> String {
+        self.url_at(&format!("{host}:{}", self.server.port))
+    }
+
+    fn url_at(&self, address: &str) -> String {
+        format!("postgres://{USER}@{address}/{}", self.name)
     }
 
     /// Runs statements in it and returns what they print.

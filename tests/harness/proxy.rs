@@ -17,6 +17,11 @@ use std::{
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 const COMMITTED: &[u8] = b"C\0\0\0\x0bCOMMIT\0";
 
+/// The answer to an INSERT that was a transaction of its own: an instance asks in that way what became of a commit that got
+/// no answer, and in no other case. It did not happen, or it did.
+const DISOWNED: &[u8] = b"C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I";
+const HAPPENED: &[u8] = b"C\0\0\0\x0fINSERT 0 0\0Z\0\0\0\x05I";
+
 /// What an instance says to be told of commits, and what it says when it is made deaf: as long, and of another channel.
 const LISTEN: &[u8] = b"LISTEN oncelog";
 const LISTEN_ELSEWHERE: &[u8] = b"LISTEN nothing";
@@ -46,6 +51,12 @@ struct Shared {
     /// What happens to whoever commits next.
     next: Mutex<Option<Cut>>,
     cuts: AtomicU64,
+    /// Whether the next answer that tells what became of a commit is lost, and how many were.
+    loses_outcome: AtomicBool,
+    lost_outcomes: AtomicU64,
+    /// Whether nobody gets through any more once the next commit is cut off; and whether it is so now.
+    goes_down: AtomicBool,
+    is_down: AtomicBool,
     is_silent: AtomicBool,
     hints: Hints,
     /// Connections that have asked for hints.
@@ -97,7 +108,9 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 // Without a server, a connection is closed at once, as the server's machine would refuse it.
-                if let Ok(server) = TcpStream::connect(("127.0.0.1", port)) {
+                if !shared.is_down()
+                    && let Ok(server) = TcpStream::connect(("127.0.0.1", port))
+                {
                     pass(client, server, &shared);
                 }
             }
@@ -118,6 +131,28 @@ impl Proxy {
         });
     }
 
+    /// Cuts the connection of the next commit there, whenever that comes, and from then on all others, old and new, until
+    /// [`Self::let_through`]. (So no COMMIT comes late.)
+    pub(crate) fn cut_off(&self, cut: Cut) {
+        self.shared.goes_down.store(true, Ordering::SeqCst);
+        *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
+    }
+
+    /// Undoes what [`Self::cut_off`] did.
+    pub(crate) fn let_through(&self) {
+        self.shared.is_down.store(false, Ordering::SeqCst);
+    }
+
+    /// Cuts a connection where the server has just told what became of a commit that got no answer: the next one that does.
+    pub(crate) fn lose_outcome(&self) {
+        self.shared.loses_outcome.store(true, Ordering::SeqCst);
+    }
+
+    /// How many such answers were lost.
+    pub(crate) fn lost_outcomes(&self) -> u64 {
+        self.shared.lost_outcomes.load(Ordering::SeqCst)
+    }
+
     /// How many connections have asked for hints.
     pub(crate) fn listeners(&self) -> u64 {
         self.shared.listeners.load(Ordering::SeqCst)
@@ -134,6 +169,29 @@ impl Proxy {
     }
 }
 
+impl Shared {
+    fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::SeqCst)
+    }
+
+    /// Notes that a connection is cut at a commit.
+    fn is_cut(&self) {
+        if self.goes_down.swap(false, Ordering::SeqCst) {
+            self.is_down.store(true, Ordering::SeqCst);
+        }
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// How a connection is cut at a mark.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// What is marked is lost.
+    Lost,
+    /// It is passed on when the other end has long been told that the connection is closed.
+    Late,
+}
+
 /// Passes on one connection, on two threads that end with it.
 fn pass(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     for stream in [&client, &server] {
@@ -144,27 +202,44 @@ fn pass(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     let (from_client, to_server) = (clone(&client), clone(&server));
     let (up, loses) = (Arc::clone(shared), Arc::clone(&loses_answer));
     thread::spawn(move || {
-        copy(from_client, to_server, COMMIT, &up, || {
-            let cut = up.next.lock().unwrap_or_else(PoisonError::into_inner).take();
-            loses.store(cut == Some(Cut::After), Ordering::SeqCst);
-            cut.filter(|cut| *cut != Cut::After)
+        copy(from_client, to_server, &[COMMIT], &up, |_| {
+            let cut = up.next.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+            let end = match cut {
+                Cut::Before => End::Lost,
+                Cut::Late => End::Late,
+                Cut::After => {
+                    loses.store(true, Ordering::SeqCst);
+                    return None;
+                }
+            };
+            up.is_cut();
+            Some(end)
         });
     });
     let down = Arc::clone(shared);
     thread::spawn(move || {
-        copy(server, client, COMMITTED, &down, || {
-            loses_answer.load(Ordering::SeqCst).then_some(Cut::After)
+        copy(server, client, &[COMMITTED, DISOWNED, HAPPENED], &down, |mark| {
+            if mark == COMMITTED {
+                return loses_answer.load(Ordering::SeqCst).then(|| {
+                    down.is_cut();
+                    End::Lost
+                });
+            }
+            down.loses_outcome.swap(false, Ordering::SeqCst).then(|| {
+                down.lost_outcomes.fetch_add(1, Ordering::SeqCst);
+                End::Lost
+            })
         });
     });
 }
 
-/// Passes bytes on until an end closes, or until `cut` says so when `mark` comes, which is not passed on then.
+/// Passes bytes on until an end closes, or until `cut` says so when one of the marks comes, which is not passed on then.
 fn copy(
     mut from: TcpStream,
     mut to: TcpStream,
-    mark: &[u8],
+    marks: &[&'static [u8]],
     shared: &Shared,
-    mut cut: impl FnMut() -> Option<Cut>,
+    mut cut: impl FnMut(&'static [u8]) -> Option<End>,
 ) {
     // What may be the beginning of a mark waits for the rest of it.
     let mut held: Vec<u8> = Vec::new();
@@ -172,6 +247,10 @@ fn copy(
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         while shared.is_silent.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(2));
+        }
+        if shared.is_down() {
+            close(&from, &to);
+            return;
         }
         held.extend_from_slice(&buffer[..count]);
         if let Some(place) = find(&held, LISTEN) {
@@ -182,38 +261,43 @@ fn copy(
                 Hints::Stuck => held.clear(),
             }
         }
-        let marked = find(&held, mark);
-        let cut = marked.and_then(|_| cut());
-        let upto = match (marked, cut) {
-            (Some(place), Some(_)) => place,
+        let marked = marks.iter().find_map(|mark| Some((find(&held, mark)?, *mark)));
+        let end = marked.and_then(|(place, mark)| Some((place, cut(mark)?)));
+        let upto = match (marked, end) {
+            (_, Some((place, _))) => place,
             (Some(_), None) => held.len(),
-            (None, _) => {
-                let begun = (1..mark.len())
-                    .rev()
-                    .find(|&count| held.ends_with(&mark[..count]));
-                held.len() - begun.unwrap_or(0)
+            (None, None) => {
+                let begun = |mark: &[u8]| {
+                    (1..mark.len())
+                        .rev()
+                        .find(|&count| held.ends_with(&mark[..count]))
+                };
+                held.len() - marks.iter().filter_map(|mark| begun(mark)).max().unwrap_or(0)
             }
         };
         if to.write_all(&held[..upto]).is_err() {
             break;
         }
         held.drain(..upto);
-        if let Some(cut) = cut {
-            shared.cuts.fetch_add(1, Ordering::SeqCst);
-            if cut == Cut::Late {
+        if let Some((_, end)) = end {
+            if end == End::Late {
                 let _ = from.shutdown(Shutdown::Both);
                 thread::sleep(LATE);
                 let _ = to.write_all(&held);
             }
-            // Both directions: each end is a handle to the same connection as the other direction's.
-            let _ = from.shutdown(Shutdown::Both);
-            let _ = to.shutdown(Shutdown::Both);
+            close(&from, &to);
             return;
         }
     }
     // This direction alone, as the end did that closed. Either may be closed already.
     let _ = from.shutdown(Shutdown::Read);
     let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Both directions: each end is a handle to the same connection as the other direction's.
+fn close(from: &TcpStream, to: &TcpStream) {
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 fn find(bytes: &[u8], mark: &[u8]) -> Option<usize> {

@@ -62,6 +62,7 @@ pub(crate) struct Server {
     address: SocketAddr,
     folder: Folder,
     settings: Vec<(String, String)>,
+    namespace: Option<String>,
     log: Arc<Mutex<String>>,
 }
 
@@ -84,15 +85,22 @@ impl Server {
 
     /// The same, for tests in which the start may fail.
     pub(crate) fn try_start_in(folder: Folder, settings: &[(&str, &str)]) -> Result<Self, FailedStart> {
-        let settings: Vec<_> = settings
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        Self::spawn(folder, settings)
+        Self::spawn(folder, owned(settings), None)
     }
 
-    fn spawn(folder: Folder, settings: Vec<(String, String)>) -> Result<Self, FailedStart> {
-        let mut child = oncelog(&folder)
+    /// On a machine of its own, as far as the network goes: in this namespace.
+    #[track_caller]
+    pub(crate) fn start_within(namespace: &str, settings: &[(&str, &str)]) -> Self {
+        Self::spawn(Folder::new(), owned(settings), Some(namespace.to_owned()))
+            .unwrap_or_else(|failed| panic!("{failed}"))
+    }
+
+    fn spawn(
+        folder: Folder,
+        settings: Vec<(String, String)>,
+        namespace: Option<String>,
+    ) -> Result<Self, FailedStart> {
+        let mut child = oncelog_within(namespace.as_deref(), &folder)
             .arg("serve")
             .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -132,6 +140,7 @@ impl Server {
             address,
             folder,
             settings,
+            namespace,
             log,
         })
     }
@@ -180,8 +189,9 @@ impl Server {
     #[track_caller]
     pub(crate) fn restart(self) -> Self {
         let (folder, settings) = (self.folder.clone(), self.settings.clone());
+        let namespace = self.namespace.clone();
         drop(self);
-        Self::spawn(folder, settings).unwrap_or_else(|failed| panic!("{failed}"))
+        Self::spawn(folder, settings, namespace).unwrap_or_else(|failed| panic!("{failed}"))
     }
 
     /// Asks it to end.
@@ -228,6 +238,13 @@ impl Drop for Server {
     }
 }
 
+fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
 fn address_in(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("://")?;
     let end = rest
@@ -238,7 +255,21 @@ fn address_in(line: &str) -> Option<SocketAddr> {
 
 /// The program with the settings that keep a test to itself: a free port, and its store inside `folder`.
 pub(crate) fn oncelog(folder: &Folder) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_oncelog"));
+    oncelog_within(None, folder)
+}
+
+/// The same, in a network namespace.
+fn oncelog_within(namespace: Option<&str>, folder: &Folder) -> Command {
+    let program = env!("CARGO_BIN_EXE_oncelog");
+    let mut command = match namespace {
+        None => Command::new(program),
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            // It becomes the program, so its process is the program's.
+            command.args(["netns", "exec", namespace, program]);
+            command
+        }
+    };
     command.current_dir(folder.path());
     // Nothing of the caller's environment is a setting of ours.
     command.env_clear();
