@@ -2,18 +2,19 @@
 //!
 //! A change takes a lock, writes a new file under another name, syncs it and renames it, so that a reader sees the old
 //! keys or the new ones, and a crash leaves one of the two. The file has hashes, no secrets; still only its owner may
-//! read it.
+//! read it: whoever owns the store, also when root makes a key.
 
 use super::{
     key_store::{KeyError, KeyStore, Stamp},
     record::KeyRecord,
 };
 use crate::limits::MAX_KEY_FILE_BYTES;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +25,8 @@ const FORMAT: u32 = 1;
 #[derive(Clone, Debug)]
 pub struct KeyFile {
     path: PathBuf,
+    /// The store that it is beside.
+    database: PathBuf,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,12 +41,48 @@ impl KeyFile {
     pub fn beside(database: &Path) -> Self {
         let mut name = database.as_os_str().to_owned();
         name.push("-keys.json");
-        Self { path: name.into() }
+        Self {
+            path: name.into(),
+            database: database.to_owned(),
+        }
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Holds off changes until what is returned is dropped: what is read meanwhile stays so.
+    pub fn hold(&self) -> Result<File, KeyError> {
+        let failed = |error| self.failed(error);
+        fs::create_dir_all(self.folder()).map_err(failed)?;
+        let lock = self
+            .private_file(&self.path.with_extension("lock"), false)
+            .map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        Ok(lock)
+    }
+
+    fn folder(&self) -> &Path {
+        self.path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
+    }
+
+    /// A file that only its owner may read. That is the server: what root makes is given to whoever owns the store.
+    fn private_file(&self, path: &Path, empty: bool) -> io::Result<File> {
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(empty)
+            .mode(0o600)
+            .open(path)?;
+        let store = fs::metadata(&self.database).or_else(|_| fs::metadata(self.folder()))?;
+        if geteuid().is_root() {
+            fchown(&file, Some(store.uid()), Some(store.gid()))?;
+        }
+        Ok(file)
     }
 
     fn failed(&self, error: io::Error) -> KeyError {
@@ -109,16 +148,8 @@ impl KeyStore for KeyFile {
         &self,
         change: &mut dyn FnMut(&mut Vec<KeyRecord>) -> Result<(), KeyError>,
     ) -> Result<(), KeyError> {
-        let folder = self
-            .path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
         let failed = |error| self.failed(error);
-        fs::create_dir_all(folder).map_err(failed)?;
-        // Held until the file is dropped.
-        let lock = private_file(&self.path.with_extension("lock"), false).map_err(failed)?;
-        lock.lock().map_err(failed)?;
+        let _held = self.hold()?;
 
         let mut keys = self.read()?.unwrap_or_default();
         change(&mut keys)?;
@@ -133,24 +164,14 @@ impl KeyStore for KeyFile {
         }
         let new = self.path.with_extension("json.new");
         let write = || {
-            let mut file = private_file(&new, true)?;
+            let mut file = self.private_file(&new, true)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&new, &self.path)?;
-            File::open(folder)?.sync_all()
+            File::open(self.folder())?.sync_all()
         };
         write().map_err(failed)
     }
-}
-
-/// A file that only its owner may read.
-fn private_file(path: &Path, empty: bool) -> io::Result<File> {
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(empty)
-        .mode(0o600)
-        .open(path)
 }
 
 #[cfg(test)]

@@ -214,14 +214,18 @@ impl Create {
             expires_at: self.expires,
             limits: self.limits.changes()?.apply(Limits::default()),
         };
-        let (record, secret) = self.output.with_keys(|keys| keys.create(wanted))?;
+        let (place, (record, secret)) = self
+            .output
+            .with_keys(|keys| Ok((keys.place(), keys.create(wanted)?)))?;
         let shown = Shown::new(&record, Some(secret.reveal()));
         if self.output.json {
             return output::print_json(&shown);
         }
         output::print(&format_args!(
-            "{}\nThe key is not shown again. Send it as: Authorization: Bearer KEY\n",
-            columns(shown.rows())
+            "{}\nThe key is not shown again. Send it as: Authorization: Bearer KEY\n\
+             It is among those in {}, for the server whose keys these are.\n",
+            columns(shown.rows()),
+            printable(&place)
         ))
     }
 }

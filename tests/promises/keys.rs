@@ -5,6 +5,7 @@ use crate::harness::{Client, Event, Folder, Server, eventually, oncelog, run, sh
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader},
+    os::unix::fs::{MetadataExt as _, chown},
     process::{Output, Stdio},
 };
 
@@ -26,6 +27,31 @@ fn get(client: &mut Client, key: &str, target: &str) -> u16 {
     client
         .request("GET", target, &[("authorization", &authorization)], b"")
         .status
+}
+
+/// An administrator who made or revoked a key as root left a file that the server's own user could not read: the server
+/// let everybody in, or the revoked key, and only said so in its log.
+#[test]
+fn keys_that_root_makes_can_be_read_by_who_owns_the_store() {
+    const OWNER: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let data = folder.path().join("data");
+    let database = folder.database();
+    std::fs::create_dir(&data).unwrap();
+    let owner = |name: &str| std::fs::metadata(data.join(name)).unwrap().uid();
+    // There is no store yet: it will be that of who owns the folder.
+    chown(&data, Some(OWNER), Some(OWNER)).unwrap();
+    let made = create(&folder, &["--scope", "admin"]);
+    assert_eq!(owner("dedup.db-keys.json"), OWNER);
+    assert_eq!(owner("dedup.db-keys.lock"), OWNER);
+    std::fs::write(&database, "").unwrap();
+    chown(&database, Some(OWNER + 1), None).unwrap();
+    let id = made["id"].as_str().expect("an id");
+    shell(oncelog(&folder).args(["keys", "revoke", id]));
+    assert_eq!(owner("dedup.db-keys.json"), OWNER + 1);
 }
 
 #[test]
