@@ -9,11 +9,11 @@
 //! | events | slice after slice, with the row that says how far it is, in one transaction | goes on with the first slice that is not there |
 //! | check | nothing: each event is read back and compared | is done again |
 //! | gone | the identities of events whose rows are gone, from the index segments | is done again; what is there stays |
-//! | finish | topics, counters, history and keys; the numbers of all tables are compared; instances are let in | all of it or nothing |
+//! | finish | topics, counters and history; the numbers of all tables are compared; the keys; instances are let in. It is looked once more whether the tables are still this store's | all of it or nothing |
 
 use super::{OpenError, TopicStatus, Totals, postgres::Target, sqlite::Source};
 use crate::{
-    access::{KeyFile, KeyRecord, KeyStore as _},
+    access::KeyFile,
     event::{Fingerprint, Key, Seq},
     index::{SegmentName, TopicNumber},
     limits,
@@ -88,12 +88,12 @@ pub struct Rest<'a> {
     pub events: u64,
     /// The highest seq; there are as many identities.
     pub watermark: Seq,
-    /// The keys, in the order in which they were made; none when there never was one, so that everyone is let in.
-    pub keys: Option<&'a [KeyRecord]>,
+    /// The keys, which are read at the very end.
+    pub keys: &'a KeyFile,
 }
 
 /// Copies what is missing of the store in the file, and ends the copy. `progress` is told how far each step is. Needs a
-/// runtime with several threads. The keys are read last: one that is revoked while events are copied stays revoked.
+/// runtime with several threads. The keys are read last: one that is revoked before the end stays revoked.
 pub async fn migrate(
     source: &Source,
     mut target: Target,
@@ -107,15 +107,14 @@ pub async fn migrate(
     let totals = source.totals();
     let watermark = source.highest_seq();
     let events = watermark - gone;
-    let keys = block_in_place(|| keys.read()).map_err(|error| OpenError(error.to_string()))?;
     let rest = Rest {
         topics: source.topics(),
         totals,
         events,
         watermark,
-        keys: keys.as_deref(),
+        keys,
     };
-    target.finish(&rest, source.branches()).await?;
+    let keys = target.finish(&rest, source.branches()).await?;
     Ok(MigrationReport {
         events,
         gone,
@@ -123,7 +122,7 @@ pub async fn migrate(
         topics: totals.topics,
         duplicates: totals.duplicates,
         conflicts: totals.conflicts,
-        keys: keys.map_or(0, |keys| keys.len() as u64),
+        keys,
         resumed_after,
     })
 }

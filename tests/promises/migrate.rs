@@ -269,6 +269,52 @@ fn keys_are_as_they_were_at_the_end_of_the_copy() {
     }
 }
 
+/// They were read before the last comparison, which takes long in a large store: a key that was revoked meanwhile was let in
+/// by the instances.
+#[test]
+fn a_key_that_is_revoked_while_the_copy_ends_is_revoked_in_the_database() {
+    let database = Database::new();
+    drop(database.instance());
+    let server = Server::start();
+    server.client().publish(&[Event::new("a", "1")]);
+    server.stop();
+    let keys = |arguments: &[&str]| shell(oncelog(server.folder()).arg("keys").args(arguments));
+    let made = keys(&["create", "--name", "k", "--scope", "admin", "--json"]);
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    database.sql("CREATE TABLE public.held AS SELECT true AS is_held");
+    let wait = "WHILE EXISTS (SELECT FROM public.held) LOOP PERFORM pg_sleep(0.01); END LOOP";
+    let mut child = waits_at(server.folder(), &database, "topic_counters", "true", wait);
+    keys(&["revoke", text(&made, "id")]);
+    database.sql("DELETE FROM public.held");
+    assert!(child.wait().expect("it ends").success());
+    let authorization = format!("Bearer {}", text(&made, "key"));
+    let instance = database.instance();
+    let answer = instance
+        .client()
+        .request("GET", "/stats", &[("authorization", &authorization)], b"");
+    assert_eq!(answer.status, 401, "{}", answer.text());
+}
+
+#[test]
+fn a_copy_does_not_end_in_a_database_that_another_store_was_put_into_meanwhile() {
+    let database = Database::new();
+    let server = Server::start();
+    server.client().publish(&[Event::new("a", "1")]);
+    server.stop();
+    let error = moved(&server.folder().database(), &database, &mut |step, _, _| {
+        if step == Step::Check {
+            // What a restored dump does.
+            database.sql("UPDATE oncelog.store SET identity = decode(repeat('ab', 16), 'hex')");
+        }
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("another one has taken its place"), "{error}");
+    assert_eq!(
+        database.sql("SELECT finished_at IS NULL FROM oncelog.migration"),
+        "t"
+    );
+}
+
 #[test]
 fn a_store_whose_keys_are_all_gone_lets_nobody_in_afterwards() {
     let database = Database::new();
@@ -297,8 +343,13 @@ fn who_has_read_a_store_without_events_goes_on_in_the_database() {
 
 /// A migration that is stopped by a trigger in a table, when it gets to the rows for which `when` holds.
 fn stopped_at(folder: &Folder, database: &Database, table: &str, when: &str) -> Child {
+    waits_at(folder, database, table, when, "PERFORM pg_sleep(3600)")
+}
+
+/// The same; it `wait`s there, and may go on.
+fn waits_at(folder: &Folder, database: &Database, table: &str, when: &str, wait: &str) -> Child {
     database.sql(&format!(
-        "CREATE FUNCTION oncelog.stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3600); RETURN NEW; \
+        "CREATE FUNCTION oncelog.stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {wait}; RETURN NEW; \
          END $$; CREATE TRIGGER stop BEFORE INSERT OR UPDATE ON oncelog.{table} FOR EACH ROW WHEN ({when}) \
          EXECUTE FUNCTION oncelog.stop()"
     ));

@@ -10,6 +10,7 @@ use super::{
     topics::TopicNumber,
 };
 use crate::{
+    access::{KeyError, KeyStore as _},
     event::{Fingerprint, Key, Seq},
     store::{
         Branch, OpenError, TopicStatus,
@@ -19,6 +20,7 @@ use crate::{
 };
 use hashbrown::HashMap;
 use std::pin::pin;
+use tokio::task::block_in_place;
 use tokio_postgres::{
     Error, Row, Transaction,
     binary_copy::BinaryCopyInWriter,
@@ -52,6 +54,8 @@ const COUNTS: &str = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FRO
 pub struct Target {
     server: Server,
     session: Session,
+    /// Which store it is given.
+    store: [u8; 16],
     copied: Seq,
 }
 
@@ -62,6 +66,7 @@ impl Target {
         let mut target = Self {
             server,
             session,
+            store: source.identity().store.to_be_bytes(),
             copied: 0,
         };
         target.copied = target.claim(source).await?;
@@ -257,15 +262,20 @@ impl Target {
         Ok(())
     }
 
-    /// Writes the rest, compares what there is with what there must be, and lets instances in.
-    pub async fn finish(mut self, rest: &Rest<'_>, branches: &[Branch]) -> Result<(), OpenError> {
-        let end = finish(&mut self.session, self.copied, rest, branches).await;
+    /// Writes the rest, compares what there is with what there must be, and lets instances in. Returns how many keys there are.
+    pub async fn finish(mut self, rest: &Rest<'_>, branches: &[Branch]) -> Result<u64, OpenError> {
+        let end = finish(&mut self.session, self.store, self.copied, rest, branches).await;
         let end = end.map_err(|error| match error {
             keys::Failed::Server(error) => self.failed(&error),
             keys::Failed::Keys(error) => OpenError(error.to_string()),
         })?;
         match end {
-            End::Finished => Ok(()),
+            End::Finished { keys } => Ok(keys),
+            End::AnotherStore => Err(OpenError(format!(
+                "{}: while this store was copied, another one has taken its place there, and the copy was not ended. Name an \
+                 empty database in DATABASE_URL",
+                self.server
+            ))),
             End::NotAlone => Err(self.not_alone()),
             End::Differs { name, found, wanted } => {
                 Err(self.differs(&format!("it has {found} as its {name}, and the file {wanted}")))
@@ -276,7 +286,11 @@ impl Target {
 
 /// How a copy ended; if it is not finished, nothing was done.
 enum End {
-    Finished,
+    Finished {
+        keys: u64,
+    },
+    /// The tables are another store's by now, as after somebody has restored a dump.
+    AnotherStore,
     /// The row in `migration` is not as this copy has left it.
     NotAlone,
     /// The first number that is not what it must be.
@@ -362,6 +376,7 @@ fn is_same(event: &LoggedEvent, row: &Row) -> bool {
 
 async fn finish(
     session: &mut Session,
+    store: [u8; 16],
     copied: Seq,
     rest: &Rest<'_>,
     branches: &[Branch],
@@ -378,6 +393,17 @@ async fn finish(
     if !is_ours {
         return Ok(End::NotAlone);
     }
+    // Locked as well, so that it stays so.
+    let is_there = transaction
+        .query_opt(
+            "SELECT FROM store WHERE identity = $1 FOR UPDATE",
+            &[&store.as_slice()],
+        )
+        .await?
+        .is_some();
+    if !is_there {
+        return Ok(End::AnotherStore);
+    }
     // Whole tables are counted: the only statement for which it is the best way to look at all of them.
     transaction.batch_execute("SET LOCAL enable_seqscan = on").await?;
     add_topics(&transaction, rest).await?;
@@ -393,14 +419,6 @@ async fn finish(
                 "INSERT INTO branches (first, id) VALUES ($1, $2)",
                 &[&branch.first.cast_signed(), &branch.id.cast_signed()],
             )
-            .await?;
-    }
-    if let Some(keys) = rest.keys {
-        // Ones that were made here before stay.
-        keys::put(&transaction, keys.iter(), "NOTHING").await?;
-        // Where there were keys only those who have one are let in, also if none is left.
-        transaction
-            .execute("UPDATE key_changes SET count = greatest(count, 1)", &[])
             .await?;
     }
     let counts = transaction.query_one(COUNTS, &[]).await?;
@@ -423,12 +441,25 @@ async fn finish(
             return Ok(End::Differs { name, found, wanted });
         }
     }
+    // Behind all that takes time, and with changes held off until the end: who revokes one does so before it is read, or when
+    // the table has it already and is where to revoke it.
+    let (_held, keys) = block_in_place(|| Ok::<_, KeyError>((rest.keys.hold()?, rest.keys.read()?)))?;
+    if let Some(keys) = &keys {
+        // Ones that were made here before stay.
+        keys::put(&transaction, keys.iter(), "NOTHING").await?;
+        // Where there were keys only those who have one are let in, also if none is left.
+        transaction
+            .execute("UPDATE key_changes SET count = greatest(count, 1)", &[])
+            .await?;
+    }
     // Last, for no rollback undoes it.
     transaction
         .execute("SELECT setval('seqs', $1)", &[&rest.watermark.cast_signed()])
         .await?;
     transaction.commit().await?;
-    Ok(End::Finished)
+    Ok(End::Finished {
+        keys: keys.map_or(0, |keys| keys.len() as u64),
+    })
 }
 
 /// Adds the topics, in place of any that an instance has made in the empty store, and their counters.
