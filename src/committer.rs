@@ -132,6 +132,8 @@ impl Committer {
             // was asked for: what is ready to be listed may be what the commit lacked.
             let maintain = asked_to_maintain || matches!(committed, Some(Ok(())));
             let maintained = maintain.then(|| self.writer.maintain());
+            // That there was nothing to do, or that it went well, does not say that a commit would.
+            let maintained = maintained.filter(Result::is_err);
             if let Some(result) = [committed, maintained].into_iter().flatten().reduce(Result::and) {
                 self.note(began, &result);
             }

@@ -28,7 +28,8 @@ pub trait Writer: Send {
     fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError>;
 
     /// Does what background work has left for the writer (listing new index segments, checkpoints). Called after each
-    /// commit, and when [`Maintenance`] was asked for. An error says that commits fail, or may fail, until it is gone.
+    /// commit, and when [`Maintenance`] was asked for. An error says that commits fail, or may fail, until a commit or a probe
+    /// succeeds; success says nothing of commits.
     fn maintain(&mut self) -> Result<(), CommitError>;
 
     /// Commits a change without events, as large as commits are under load, to find out whether the store can commit

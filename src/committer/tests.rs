@@ -272,3 +272,21 @@ async fn maintenance_is_done_also_when_the_commit_beside_it_fails() {
     bench.answer(Ok(()));
     bench.stop();
 }
+
+/// Once maintenance that went well ended an outage: a writer that had nothing to do said "the store commits again" while no
+/// commit could.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maintenance_that_goes_well_does_not_end_an_outage() {
+    let bench = Bench::start();
+    let request = bench.submit();
+    bench.expect(Call::Commit(1));
+    bench.answer(Err(full()));
+    assert!(request.await.unwrap().is_err());
+    bench.ingest.maintenance()();
+    bench.expect(Call::Maintain);
+    bench.answer(Ok(()));
+    bench.expect(Call::Probe);
+    assert!(bench.health.trouble().is_some());
+    bench.answer(Ok(()));
+    bench.stop();
+}
