@@ -85,6 +85,32 @@ fn a_reader_of_a_topic_that_comes_up_while_it_waits_misses_nothing() {
     });
 }
 
+/// Counters were folded only by a writer that had not committed for a second: never under load.
+#[test]
+fn counters_are_folded_under_load_as_well() {
+    let database = Database::new();
+    let instance = database.instance();
+    let oracle = Oracle::of(StoreKind::Server);
+    let load = Load::on(StoreKind::Server, 1);
+    thread::scope(|scope| {
+        for writer in 0..3 {
+            let address = instance.address();
+            let (load, oracle) = (&load, &oracle);
+            scope.spawn(move || load.write(address, oracle, writer));
+        }
+        let _running = load.running();
+        // More than once: the first time may have been before the load began.
+        let folded = |least: i64| {
+            let question = "SELECT coalesce(sum(accepted), 0) FROM oncelog.topic_counters";
+            let folded: i64 = database.sql(question).parse().expect("a number");
+            (folded > least).then_some(folded)
+        };
+        let first = eventually("counters are folded", || folded(0));
+        eventually("and again", || folded(first));
+    });
+    oracle.check_all(&mut instance.client());
+}
+
 /// The counters and topics as each instance tells them, which must be the same.
 #[track_caller]
 fn agreed(instances: &[&Server]) -> ([u64; 4], Value) {

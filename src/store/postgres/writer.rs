@@ -30,6 +30,7 @@ use std::{
 };
 use tokio::{
     runtime::{Builder, Runtime},
+    task::yield_now,
     time::{Instant, sleep, timeout},
 };
 use tokio_postgres::{
@@ -49,10 +50,11 @@ pub(super) struct PostgresWriter {
     /// Drives the connection on the writer's own thread: no other thread has to be woken for each message. Made by the
     /// first call, on that thread.
     runtime: Option<Runtime>,
-    /// Whether the last attempt failed: then the next one is not waited for, since its clients would be.
+    /// Whether the last commit or probe failed: then the next commit is not tried for long, since its clients would wait.
     is_away: bool,
-    /// When the server last answered.
-    heard: Instant,
+    /// When this writer last folded counters. Not when the server last answered: under load it answers all the time, and what
+    /// nobody folds grows with each commit.
+    folded: Instant,
 }
 
 struct Connection {
@@ -105,18 +107,24 @@ impl From<Error> for Failed {
 
 impl Writer for PostgresWriter {
     fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError> {
-        self.wait(async |writer| writer.commit_batches(batches).await)
+        let result = self.wait(async |writer| writer.commit_batches(batches).await);
+        self.is_away = result.is_err();
+        result
     }
 
     fn maintain(&mut self) -> Result<(), CommitError> {
-        if self.heard.elapsed() < limits::POSTGRES_MAINTENANCE {
+        if self.folded.elapsed() < limits::POSTGRES_MAINTENANCE {
             return Ok(());
         }
-        self.wait(async |writer| writer.fold().await)
+        let result = self.wait(async |writer| writer.fold().await);
+        self.folded = Instant::now();
+        result
     }
 
     fn probe(&mut self) -> Result<(), CommitError> {
-        self.wait(async |writer| writer.try_to_write().await)
+        let result = self.wait(async |writer| writer.try_to_write().await);
+        self.is_away = result.is_err();
+        result
     }
 
     fn close(self: Box<Self>) -> Result<(), CommitError> {
@@ -133,7 +141,7 @@ impl PostgresWriter {
             connection: None,
             runtime: None,
             is_away: false,
-            heard: Instant::now(),
+            folded: Instant::now(),
         }
     }
 
@@ -153,9 +161,16 @@ impl PostgresWriter {
                     ))
                 })?,
         };
-        let result = runtime.block_on(work(self));
+        let result = runtime.block_on(async {
+            let result = work(self).await;
+            if result.is_err() {
+                // A connection that was given up is closed by its task, which runs only here: until then the server would
+                // keep its transaction, and readers would wait for that.
+                yield_now().await;
+            }
+            result
+        });
         self.runtime = Some(runtime);
-        self.is_away = result.is_err();
         result
     }
 
@@ -214,8 +229,7 @@ impl PostgresWriter {
         ))
     }
 
-    fn done(&mut self, decided: Decided) -> Vec<BatchOutcome> {
-        self.heard = Instant::now();
+    fn done(&self, decided: Decided) -> Vec<BatchOutcome> {
         if let Some(newest) = decided.counts.last_seqs.iter().flatten().max() {
             self.shared.note_committed(newest.cast_unsigned());
             self.shared.own.send_replace(newest.cast_unsigned());
@@ -347,10 +361,7 @@ impl PostgresWriter {
         shared: &Shared,
     ) -> Result<(), CommitError> {
         let error = match result {
-            Ok(Ok(())) => {
-                self.heard = Instant::now();
-                return Ok(());
-            }
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => failure::commit(&shared.server, &error),
             Err(_) => self.silent(),
         };
