@@ -338,7 +338,8 @@ pub const POSTGRES_DOUBT: Duration = Duration::from_secs(30);
 pub const POSTGRES_BACKOFF_FIRST: Duration = Duration::from_millis(20);
 /// Largest pause of that.
 pub const POSTGRES_BACKOFF_MOST: Duration = Duration::from_secs(1);
-/// Rows that are worth a COPY, which is the quicker way in but takes one more round trip.
+/// Events of a commit from which on a COPY is worth it, which is the quicker way in but takes three round trips; fewer go in one
+/// call.
 pub const POSTGRES_COPY_ROWS: usize = 64;
 /// A reader at the end of the log looks this often whether the commits that run before an event have ended.
 pub const POSTGRES_SETTLE_POLL: Duration = Duration::from_millis(2);

@@ -5,7 +5,7 @@
 //! | `server`, `certificate` | where the server is, and connections to it |
 //! | `schema` | the tables, and their migrations |
 //! | `topics` | topics and their numbers |
-//! | `plan`, `statements`, `writer` | a commit, and what became of one that got no answer |
+//! | `plan`, `statements`, `transaction`, `writer` | a commit, and what became of one that got no answer |
 //! | `horizon` | up to where the log is final |
 //! | `reader`, `page`, `counters` | queries |
 //! | `keys` | the API keys of all instances |
@@ -35,6 +35,7 @@ mod server;
 mod statements;
 mod target;
 mod topics;
+mod transaction;
 mod writer;
 
 pub use keys::KeyTable;

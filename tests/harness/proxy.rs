@@ -1,5 +1,5 @@
 //! A proxy between an instance and its PostgreSQL server, which cuts and holds connections where a network would at the
-//! worst moment. It reads the protocol just so far as to know a COMMIT and its answer; TLS would hide them.
+//! worst moment. It reads the protocol just so far as to know what ends a commit and the answer to that; TLS would hide them.
 
 use super::eventually;
 use std::{
@@ -16,6 +16,11 @@ use std::{
 /// `COMMIT` as a simple query, and the answer to one.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 const COMMITTED: &[u8] = b"C\0\0\0\x0bCOMMIT\0";
+
+/// What the statement has that does all of a small commit in one call, and the answer to a call. It has a name since it was
+/// prepared, and a call has only that.
+const COMMIT_FEW: &[u8] = b"commit_few(";
+const COMMITTED_FEW: &[u8] = b"C\0\0\0\x0dSELECT 1\0";
 
 /// The answer to an INSERT that was a transaction of its own: an instance asks in that way what became of a commit that got
 /// no answer, and in no other case. It did not happen, or it did.
@@ -218,8 +223,9 @@ fn pass(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     });
     let down = Arc::clone(shared);
     thread::spawn(move || {
-        copy(server, client, &[COMMITTED, DISOWNED, HAPPENED], &down, |mark| {
-            if mark == COMMITTED {
+        let marks = [COMMITTED, COMMITTED_FEW, DISOWNED, HAPPENED];
+        copy(server, client, &marks, &down, |mark| {
+            if mark == COMMITTED || mark == COMMITTED_FEW {
                 return loses_answer.load(Ordering::SeqCst).then(|| {
                     down.is_cut();
                     End::Lost
@@ -237,10 +243,11 @@ fn pass(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
 fn copy(
     mut from: TcpStream,
     mut to: TcpStream,
-    marks: &[&'static [u8]],
+    marks: &[&[u8]],
     shared: &Shared,
-    mut cut: impl FnMut(&'static [u8]) -> Option<End>,
+    mut cut: impl FnMut(&[u8]) -> Option<End>,
 ) {
+    let mut marks: Vec<Vec<u8>> = marks.iter().map(|mark| mark.to_vec()).collect();
     // What may be the beginning of a mark waits for the rest of it.
     let mut held: Vec<u8> = Vec::new();
     let mut buffer = vec![0; 1 << 16];
@@ -261,18 +268,20 @@ fn copy(
                 Hints::Stuck => held.clear(),
             }
         }
-        let marked = marks.iter().find_map(|mark| Some((find(&held, mark)?, *mark)));
+        marks.extend(call_of_prepared(&held));
+        let marked = marks.iter().find_map(|mark| Some((find(&held, mark)?, mark)));
         let end = marked.and_then(|(place, mark)| Some((place, cut(mark)?)));
         let upto = match (marked, end) {
             (_, Some((place, _))) => place,
             (Some(_), None) => held.len(),
             (None, None) => {
-                let begun = |mark: &[u8]| {
-                    (1..mark.len())
+                // Two bytes of one at least: many a message ends as a mark begins, and nothing may come after it for long.
+                let begun = |mark: &Vec<u8>| {
+                    (2..mark.len())
                         .rev()
                         .find(|&count| held.ends_with(&mark[..count]))
                 };
-                held.len() - marks.iter().filter_map(|mark| begun(mark)).max().unwrap_or(0)
+                held.len() - marks.iter().filter_map(begun).max().unwrap_or(0)
             }
         };
         if to.write_all(&held[..upto]).is_err() {
@@ -298,6 +307,15 @@ fn copy(
 fn close(from: &TcpStream, to: &TcpStream) {
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
+}
+
+/// What a call has of the statement that does a small commit, if these bytes prepare that: the portal, without a name, and the
+/// statement's name, which is an "s" and a number.
+fn call_of_prepared(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = find(bytes, COMMIT_FEW)?;
+    let end = bytes[..text].iter().rposition(|&byte| byte == 0)?;
+    let start = bytes[..end].iter().rposition(|&byte| byte == b's')?;
+    Some([b"\0", &bytes[start..end], b"\0"].concat())
 }
 
 fn find(bytes: &[u8], mark: &[u8]) -> Option<usize> {

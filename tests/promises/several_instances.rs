@@ -2,8 +2,8 @@
 //! one is told of what another commits, and clients that send the same at once each get a true answer.
 //! `tests/faults` goes on from here with instances, servers and connections that die.
 
-use crate::harness::{Client, Database, Event, Load, Oracle, Proxy, Server, StoreKind, eventually};
-use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_DISOWNED_MEMORY, POSTGRES_POLL};
+use crate::harness::{Client, Cut, Database, Event, Load, Oracle, Proxy, Server, StoreKind, eventually};
+use oncelog::limits::{POSTGRES_COMMITS, POSTGRES_COPY_ROWS, POSTGRES_DISOWNED_MEMORY, POSTGRES_POLL};
 use serde_json::Value;
 use std::{
     thread,
@@ -220,6 +220,42 @@ fn a_reader_is_answered_although_the_connection_for_hints_does_not_come_up() {
     eventually("another connection for hints is tried", || {
         (proxy.listeners() > 1).then_some(())
     });
+}
+
+/// A small commit is one call, and what became of its events is in the answer alone; a large one is known before COMMIT. Whatever
+/// gets lost of either, its clients are told what happened: nothing is a duplicate of itself.
+#[test]
+fn a_commit_whose_answer_is_lost_is_answered_as_it_was() {
+    let database = Database::new();
+    let proxy = Proxy::to(database.server().port());
+    let instance = Server::start_with(&[("DATABASE_URL", &database.url_through(proxy.port()))]);
+    let known = [Event::new("topic", "known"), Event::new("topic", "other")];
+    instance.client().publish(&known);
+    let other = known[1].clone().with_payload(r#"{"is":"another"}"#);
+    let mut stored = 2;
+    for (cut, new) in [Cut::Before, Cut::After, Cut::Late]
+        .into_iter()
+        .flat_map(|cut| [(cut, 3), (cut, 2 * POSTGRES_COPY_ROWS)])
+    {
+        thread::scope(|scope| {
+            let cutting = scope.spawn(|| proxy.cut(cut));
+            while !cutting.is_finished() {
+                let mut events = Event::numbered("topic", stored..stored + new);
+                stored += new;
+                events.splice(1..1, [known[0].clone(), other.clone()]);
+                let answer = instance.client().publish(&events);
+                let count = |name: &str| answer[name].as_u64().expect("a count") as usize;
+                let counts = ["accepted", "duplicates", "conflicts"].map(count);
+                assert_eq!(counts, [new, 2, 1], "{cut:?}, {new} new ones: {answer}");
+                let results = answer["results"].as_array().expect("results");
+                let is = |place: usize| results[place]["outcome"].as_str();
+                let first = [0, 1, 2, 3].map(is);
+                let expected = ["stored", "duplicate", "conflict", "stored"].map(Some);
+                assert_eq!(first, expected, "{cut:?}, {new} new ones");
+            }
+        });
+    }
+    assert_eq!(instance.client().counters()[1], stored as u64);
 }
 
 /// A commit that got no answer was given up, and its name taken. Its transaction may still hang on the server, and must not

@@ -25,6 +25,8 @@ pub(super) struct Plan<'a> {
     pub(super) fences: BTreeMap<u16, u64>,
     /// The first event of each identity, in the order sent.
     pub(super) firsts: Vec<First<'a>>,
+    /// Whether an identity comes more than once.
+    repeats: bool,
 }
 
 enum Planned<'a> {
@@ -78,6 +80,7 @@ impl<'a> Plan<'a> {
         let mut fences = BTreeMap::new();
         let mut seen: HashMap<Key, ()> = HashMap::new();
         let mut firsts = Vec::new();
+        let mut repeats = false;
         let batches = batches
             .into_iter()
             .map(|(batch, topics)| match topics {
@@ -87,8 +90,9 @@ impl<'a> Plan<'a> {
                         *token = fence.token.max(*token);
                     }
                     for (event, &topic) in batch.events().zip(&topics) {
-                        if seen.insert(event.key, ()).is_none() {
-                            firsts.push(First { event, topic });
+                        match seen.insert(event.key, ()) {
+                            None => firsts.push(First { event, topic }),
+                            Some(()) => repeats = true,
                         }
                     }
                     Planned::Takes(batch, topics)
@@ -100,7 +104,13 @@ impl<'a> Plan<'a> {
             batches,
             fences,
             firsts,
+            repeats,
         }
+    }
+
+    /// Whether all identities are different and no lease has to be checked: then the server can do all of it in one call.
+    pub(super) fn is_simple(&self) -> bool {
+        !self.repeats && self.fences.is_empty()
     }
 
     /// Says what became of each event. `new` are the identities that were stored, `known` those that were there before;

@@ -18,7 +18,7 @@ const MIGRATION_LOCK: i64 = 0x6F6E_6365_6C6F_6700;
 const RUNNING_TAG: i64 = 0x6F6C;
 
 /// What brings the tables from each version to the next; the first makes them.
-const MIGRATIONS: &[fn() -> String] = &[first, fences, keys, origin];
+const MIGRATIONS: &[fn() -> String] = &[first, fences, keys, origin, few];
 
 fn first() -> String {
     format!(
@@ -193,6 +193,60 @@ CREATE TABLE migration (
     started_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz
 );
+"
+    .to_owned()
+}
+
+/// A commit of a few events in one call.
+fn few() -> String {
+    "
+-- The seqs of the events that a commit of `commit_few` stored: what it answered can be told again, should the answer be lost.
+ALTER TABLE commits ADD COLUMN stored bigint[];
+-- All of a commit whose identities are all different: announces and takes seqs, stores the new identities and their events,
+-- and counts. Returns the time in microseconds, what was new, and what was there before. Each statement in here sees what
+-- others have committed before it began, so `known` has all that is not new. Seqs are taken in the order of the arrays; rows go
+-- in in the order of their keys, or two commits could wait for each other.
+CREATE FUNCTION commit_few(
+    writer bigint, number bigint, store bytea, keys uuid[], fingerprints bigint[], seconds bigint[], topics integer[],
+    event_ids text[], timestamps text[], sources text[], payloads text[],
+    OUT at bigint, OUT new_keys uuid[], OUT new_seqs bigint[],
+    OUT known_keys uuid[], OUT known_seqs bigint[], OUT known_fingerprints bigint[]
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    commit_few.at := oncelog.announce(store);
+    WITH sent AS MATERIALIZED (
+        SELECT *, nextval('oncelog.seqs') AS seq
+        FROM unnest(keys, fingerprints, commit_few.seconds, topics, event_ids, timestamps, sources, payloads)
+            AS of (key, fingerprint, seconds, topic, event_id, timestamp, source, payload)
+    ), new AS (
+        INSERT INTO oncelog.identities (key, seq, fingerprint)
+        SELECT key, seq, fingerprint FROM sent ORDER BY key
+        ON CONFLICT (key) DO NOTHING RETURNING key, seq
+    ), appended AS (
+        INSERT INTO oncelog.events (seq, seconds, processed_at, topic, event_id, timestamp, source, payload)
+        SELECT seq, seconds, commit_few.at, topic, event_id, timestamp, source, payload FROM sent JOIN new USING (key, seq)
+    )
+    SELECT array_agg(key), array_agg(seq) INTO new_keys, new_seqs FROM new;
+    IF coalesce(cardinality(new_keys), 0) < cardinality(keys) THEN
+        SELECT array_agg(key), array_agg(seq), array_agg(fingerprint) INTO known_keys, known_seqs, known_fingerprints
+        FROM oncelog.identities
+        WHERE key = ANY (ARRAY(SELECT unnest(keys) EXCEPT SELECT unnest(new_keys)));
+    END IF;
+    INSERT INTO oncelog.commits
+        (writer, number, at, topics, accepted, duplicates, conflicts, first_seqs, last_seqs, stored)
+    SELECT commit_few.writer, commit_few.number, commit_few.at, array_agg(topic), array_agg(accepted),
+        array_agg(duplicates), array_agg(conflicts), array_agg(first_seq), array_agg(last_seq), new_seqs
+    FROM (
+        SELECT topic, count(new.seq) AS accepted, count(*) - count(new.seq) AS duplicates,
+            count(*) FILTER (WHERE known.fingerprint <> sent.fingerprint) AS conflicts,
+            min(new.seq) AS first_seq, max(new.seq) AS last_seq
+        FROM unnest(topics, keys, fingerprints) AS sent (topic, key, fingerprint)
+            LEFT JOIN unnest(new_keys, new_seqs) AS new (key, seq) USING (key)
+            LEFT JOIN unnest(known_keys, known_fingerprints) AS known (key, fingerprint) USING (key)
+        GROUP BY topic
+    ) AS counted;
+END $$;
 "
     .to_owned()
 }

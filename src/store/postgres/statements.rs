@@ -36,16 +36,17 @@ pub(super) const IDENTIFY: &str = "WITH announced AS MATERIALIZED (SELECT announ
 /// Where identities stand that were stored by others while [`IDENTIFY`] ran.
 pub(super) const FIND: &str = "SELECT key, seq, fingerprint FROM identities WHERE key = ANY($1::uuid[])";
 
-/// Appends a few events, and what the commit counted, as [`COUNT`].
-pub(super) const APPEND: &str = "WITH counted AS (INSERT INTO commits \
-     (writer, number, at, topics, accepted, duplicates, conflicts, first_seqs, last_seqs) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)) \
-     INSERT INTO events (seq, seconds, processed_at, topic, event_id, timestamp, source, payload) \
-     SELECT seq, seconds, $3, topic, event_id, timestamp, source, payload \
-     FROM unnest($10::bigint[], $11::bigint[], $12::integer[], $13::text[], $14::text[], $15::text[], $16::text[]) \
-     AS of (seq, seconds, topic, event_id, timestamp, source, payload)";
+/// Commits a few events whose identities are all different, in one call; returns what [`IDENTIFY`] does. See `commit_few` in
+/// [`super::schema`].
+pub(super) const COMMIT_FEW: &str = "SELECT at, new_keys, new_seqs, known_keys, known_seqs, known_fingerprints \
+     FROM commit_few($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
-/// Appends many.
+/// Where identities stand after a commit of [`COMMIT_FEW`] has happened, and whether it stored them.
+pub(super) const RECALL: &str = "SELECT key, seq, fingerprint, \
+     seq = ANY (ARRAY(SELECT unnest(stored) FROM commits WHERE writer = $1 AND number = $2)) \
+     FROM identities WHERE key = ANY($3::uuid[])";
+
+/// Appends events.
 pub(super) const COPY: &str = "COPY events (seq, seconds, processed_at, topic, event_id, timestamp, source, payload) \
      FROM STDIN (FORMAT binary)";
 

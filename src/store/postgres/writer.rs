@@ -2,42 +2,33 @@
 //!
 //! | the connection breaks, or this process is killed | what that leaves |
 //! |---|---|
-//! | before COMMIT was sent | nothing: the server rolls back. The commit is tried again |
-//! | after COMMIT was sent, before its answer | the commit happened or not: its row in `commits` tells. Another connection tries to insert that row itself; PostgreSQL makes it wait until the first transaction has ended. The row was there: it happened. It went in: it did not, and never can |
+//! | before COMMIT was sent, or the call that does all of a small commit | nothing: the server rolls back. The commit is tried again |
+//! | after that, before its answer | the commit happened or not: its row in `commits` tells. Another connection tries to insert that row itself; PostgreSQL makes it wait until the first transaction has ended. The row was there: it happened. It went in: it did not, and never can. What the lost answer of a small commit had is in that row and in the identities, which never change |
 //! | after the answer | all of it, on disk |
 //!
 //! So a batch is never reported as duplicates of itself. Only a process that is killed leaves a client without an answer;
 //! what it sends again is then told apart exactly, as ever.
 
 use super::{
-    Shared, counters, failure,
-    plan::{Decided, First, Found, Plan, Refused, told},
-    server::Session,
-    statements::{APPEND, COPY, COPY_TYPES, COUNT, DISOWN, FENCE, FIND, IDENTIFY, NEWEST_TOKENS, SqlKey},
+    Shared, failure,
+    plan::{Decided, Plan, Refused, told},
     topics::TopicNumber,
+    transaction::{Connection, Failed, Name},
 };
 use crate::{
-    event::{Batch, Event, Fence, Fingerprint, Key, Seq},
+    event::{Batch, Event, Key},
     faults::{self, CrashPoint},
     limits,
     store::{BatchOutcome, CommitError, Fences, Writer},
 };
 use hashbrown::HashMap;
-use std::{
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     runtime::{Builder, Runtime},
     task::yield_now,
     time::{Instant, sleep, timeout},
 };
-use tokio_postgres::{
-    Error, Row, Statement,
-    binary_copy::BinaryCopyInWriter,
-    types::{FromSql, ToSql},
-};
+use tokio_postgres::Error;
 
 /// One of the writers of a store on a server.
 pub(super) struct PostgresWriter {
@@ -55,54 +46,6 @@ pub(super) struct PostgresWriter {
     /// When this writer last folded counters. Not when the server last answered: under load it answers all the time, and what
     /// nobody folds grows with each commit.
     folded: Instant,
-}
-
-struct Connection {
-    session: Session,
-    /// Which store this instance takes the server's for.
-    store: [u8; 16],
-    fence: Statement,
-    newest_tokens: Statement,
-    announce: Statement,
-    identify: Statement,
-    find: Statement,
-    append: Statement,
-    copy: Statement,
-    count: Statement,
-    disown: Statement,
-}
-
-/// A commit's name among all of all instances: the writer's number, and the commit's among that writer's.
-#[derive(Clone, Copy)]
-struct Name(i64, i64);
-
-/// A transaction whose identities are stored, but not its events.
-struct Identified<'a> {
-    decided: Decided,
-    /// The new events, in the order sent.
-    stored: Vec<(Seq, First<'a>)>,
-    /// The time of the commit, in microseconds since 1970 by the server's clock.
-    at: i64,
-}
-
-/// How an attempt failed.
-enum Failed {
-    /// Nothing of it is or will be stored.
-    Undone(Error),
-    /// There was no answer in time; nothing of it is or will be stored.
-    Silent,
-    /// Nobody knows. What is to be told if it is stored.
-    InDoubt(Decided),
-    /// The server contradicts itself.
-    Contradiction(Key),
-    /// Nothing of it is stored: some batches come under leases that are not the newest. These are.
-    Fenced(Vec<Fence>),
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Undone(error)
-    }
 }
 
 impl Writer for PostgresWriter {
@@ -196,22 +139,23 @@ impl PostgresWriter {
                 }
                 Failed::Undone(error) => failure::commit(&self.shared.server, &error),
                 Failed::Silent => self.silent(),
-                Failed::Contradiction(key) => {
-                    return Err(CommitError::Unavailable(format!(
-                        "{}: an identity ({key:?}) is neither new nor known; is something else changing the tables?",
-                        self.shared.server
-                    )));
-                }
+                Failed::Contradiction(key) => return Err(self.contradiction(key)),
                 // At once again, without them.
                 Failed::Fenced(newest) => {
                     newest.into_iter().for_each(|fence| fences.know(fence));
                     plan = None;
                     continue;
                 }
-                Failed::InDoubt(decided) => match self.happened().await? {
-                    true => return Ok(self.done(decided)),
-                    false => self.silent(),
-                },
+                Failed::InDoubt(decided) => {
+                    // Only what was planned can be in doubt.
+                    let Some(plan) = &plan else {
+                        return Err(self.silent());
+                    };
+                    match self.find_out(plan, decided).await? {
+                        Some(decided) => return Ok(self.done(decided)),
+                        None => self.silent(),
+                    }
+                }
             };
             if Instant::now() + pause >= until {
                 return Err(error);
@@ -225,6 +169,13 @@ impl PostgresWriter {
         CommitError::Unavailable(format!(
             "{}: the connection broke or did not answer in time; it is tried again by itself; is it running, and does the \
              address in DATABASE_URL reach it?",
+            self.shared.server
+        ))
+    }
+
+    fn contradiction(&self, key: Key) -> CommitError {
+        CommitError::Unavailable(format!(
+            "{}: an identity ({key:?}) is neither new nor known; is something else changing the tables?",
             self.shared.server
         ))
     }
@@ -265,32 +216,50 @@ impl PostgresWriter {
         }
         self.commit += 1;
         let name = Name(self.number, self.commit);
-        let left = until.saturating_duration_since(Instant::now());
-        let identified = match timeout(left, connection.identify(plan)).await {
+        let left = || until.saturating_duration_since(Instant::now());
+        if plan.is_simple() && plan.firsts.len() < limits::POSTGRES_COPY_ROWS {
+            return match timeout(left(), connection.commit_few(plan, name)).await {
+                Ok(Ok(decided)) => {
+                    faults::reached(CrashPoint::CommitDurable);
+                    Ok(decided)
+                }
+                Ok(Err(Failed::Undone(error))) if !failure::is_connection(&error) => {
+                    Err(Failed::Undone(error))
+                }
+                Ok(Err(Failed::Contradiction(key))) => Err(Failed::Contradiction(key)),
+                _ => Err(Failed::InDoubt(None)),
+            };
+        }
+        let identified = match timeout(left(), connection.identify(plan)).await {
             Ok(result) => result?,
             Err(_) => return Err(Failed::Silent),
         };
         faults::reached(CrashPoint::CommitWritten);
-        let left = until.saturating_duration_since(Instant::now());
-        match timeout(left, connection.finish(&identified, name)).await {
+        match timeout(left(), connection.finish(&identified, name)).await {
             Ok(Ok(())) => {
                 faults::reached(CrashPoint::CommitDurable);
                 Ok(identified.decided)
             }
             Ok(Err(error)) if !failure::is_connection(&error) => Err(Failed::Undone(error)),
-            _ => Err(Failed::InDoubt(identified.decided)),
+            _ => Err(Failed::InDoubt(Some(identified.decided))),
         }
     }
 
-    /// Finds out whether the newest commit happened; from then on it cannot happen any more.
-    async fn happened(&mut self) -> Result<bool, CommitError> {
+    /// Finds out whether the newest commit happened, and what is to be told then; from then on it cannot happen any more.
+    async fn find_out(
+        &mut self,
+        plan: &Plan<'_>,
+        mut decided: Option<Decided>,
+    ) -> Result<Option<Decided>, CommitError> {
         let until = Instant::now() + limits::POSTGRES_DOUBT;
         let mut pause = limits::POSTGRES_BACKOFF_FIRST;
         loop {
-            let error = match timeout(limits::POSTGRES_COMMIT_TIMEOUT, self.disown()).await {
-                Ok(Ok(disowned)) => return Ok(!disowned),
-                Ok(Err(error)) => failure::commit(&self.shared.server, &error),
-                Err(_) => self.silent(),
+            let asked = self.ask(plan, &mut decided);
+            let error = match timeout(limits::POSTGRES_COMMIT_TIMEOUT, asked).await {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(Failed::Undone(error))) => failure::commit(&self.shared.server, &error),
+                Ok(Err(Failed::Contradiction(key))) => return Err(self.contradiction(key)),
+                Ok(Err(_)) | Err(_) => self.silent(),
             };
             self.connection = None;
             if Instant::now() + pause >= until {
@@ -305,16 +274,27 @@ impl PostgresWriter {
         }
     }
 
+    /// Asks once.
+    async fn ask(
+        &mut self,
+        plan: &Plan<'_>,
+        decided: &mut Option<Decided>,
+    ) -> Result<Option<Decided>, Failed> {
+        if self.disown().await? {
+            return Ok(None);
+        }
+        let name = Name(self.number, self.commit);
+        let decided = match decided.take() {
+            Some(decided) => decided,
+            None => self.connected().await?.recall(plan, name).await?,
+        };
+        Ok(Some(decided))
+    }
+
     /// Takes the name of the newest commit; returns whether it was free.
     async fn disown(&mut self) -> Result<bool, Error> {
         let name = Name(self.number, self.commit);
-        let connection = self.connected().await?;
-        let rows = connection
-            .session
-            .client
-            .execute(&connection.disown, &[&name.0, &name.1])
-            .await?;
-        Ok(rows == 1)
+        self.connected().await?.disown(name).await
     }
 
     async fn connected(&mut self) -> Result<&mut Connection, Error> {
@@ -391,12 +371,7 @@ async fn make_plan<'a>(
         })
         .collect();
     if unknown.iter().any(|names| !names.is_empty()) {
-        // Topics stay, also those of a commit that is refused later.
-        connection.announce().await?;
-        refused = shared
-            .topics
-            .add(&mut connection.session.client, &unknown)
-            .await?;
+        refused = connection.add_topics(&shared.topics, &unknown).await?;
     }
     let numbered = batches.iter().zip(fenced).zip(refused);
     let numbered = numbered.map(|((&batch, fenced), one_too_many)| {
@@ -425,224 +400,4 @@ fn unknown_topics<'a>(shared: &Shared, batch: &'a Batch) -> Vec<&'a str> {
         }
     }
     names
-}
-
-impl Connection {
-    async fn open(shared: &Shared) -> Result<Self, Error> {
-        let session = shared.server.connect().await?;
-        let client = &session.client;
-        // Each statement has one right way to run, whatever its parameters: it is planned once.
-        client
-            .batch_execute("SET plan_cache_mode = force_generic_plan")
-            .await?;
-        let (fence, newest_tokens, announce, identify, find, append, copy, count, disown) = tokio::try_join!(
-            client.prepare(FENCE),
-            client.prepare(NEWEST_TOKENS),
-            client.prepare("SELECT announce($1)"),
-            client.prepare(IDENTIFY),
-            client.prepare(FIND),
-            client.prepare(APPEND),
-            client.prepare(COPY),
-            client.prepare(COUNT),
-            client.prepare(DISOWN),
-        )?;
-        Ok(Self {
-            store: shared.identity.store.to_be_bytes(),
-            fence,
-            newest_tokens,
-            announce,
-            identify,
-            find,
-            append,
-            copy,
-            count,
-            disown,
-            session,
-        })
-    }
-
-    /// Says that seqs may come, until the transaction ends; returns the time. Fails when the server has another store than
-    /// this instance takes it for.
-    async fn announce(&self) -> Result<i64, Error> {
-        let store = self.store.as_slice();
-        let client = &self.session.client;
-        Ok(client.query_one(&self.announce, &[&store]).await?.get(0))
-    }
-
-    /// Looks whether the server still has this store, and folds counters.
-    async fn fold(&mut self) -> Result<(), Error> {
-        self.announce().await?;
-        counters::fold(&mut self.session.client).await
-    }
-
-    /// Begins the transaction, checks the fences, stores the identities, and decides.
-    async fn identify<'a>(&self, plan: &Plan<'a>) -> Result<Identified<'a>, Failed> {
-        let client = &self.session.client;
-        let keys: Vec<SqlKey> = plan.firsts.iter().map(|first| SqlKey(first.event.key)).collect();
-        let fingerprints: Vec<i64> = plan
-            .firsts
-            .iter()
-            .map(|first| first.event.fingerprint.0.cast_signed())
-            .collect();
-        // Sent at once, in this order; the server works through them one by one.
-        let store = self.store.as_slice();
-        let parameters: [&(dyn ToSql + Sync); 3] = [&keys, &fingerprints, &store];
-        let (_, newest, identified) = tokio::try_join!(
-            biased;
-            client.batch_execute("BEGIN"),
-            // Before seqs are announced: whoever has to wait here holds up no readers.
-            self.fence(plan),
-            client.query_one(&self.identify, &parameters),
-        )?;
-        if !newest.is_empty() {
-            return Err(Failed::Fenced(newest));
-        }
-        let new: HashMap<Key, Seq> = column(&identified, 1)?
-            .into_iter()
-            .zip(column(&identified, 2)?)
-            .map(|(SqlKey(key), seq): (_, i64)| (key, seq.cast_unsigned()))
-            .collect();
-        let mut known: HashMap<Key, Found> = column(&identified, 3)?
-            .into_iter()
-            .zip(column(&identified, 4)?)
-            .zip(column(&identified, 5)?)
-            .map(|((SqlKey(key), seq), fingerprint)| (key, found(seq, fingerprint)))
-            .collect();
-        if new.len() + known.len() < keys.len() {
-            let is_missing = |SqlKey(key): &SqlKey| !new.contains_key(key) && !known.contains_key(key);
-            let missing: Vec<SqlKey> = keys.into_iter().filter(is_missing).collect();
-            for row in client.query(&self.find, &[&missing]).await? {
-                let SqlKey(key) = row.try_get(0)?;
-                known.insert(key, found(row.try_get(1)?, row.try_get(2)?));
-            }
-        }
-        let decided = plan.decide(&new, &known).map_err(Failed::Contradiction)?;
-        let is_stored = |first: &First<'a>| Some((*new.get(&first.event.key)?, *first));
-        Ok(Identified {
-            decided,
-            stored: plan.firsts.iter().filter_map(is_stored).collect(),
-            at: identified.try_get(0)?,
-        })
-    }
-
-    /// Takes the place behind all commits of the same partitions; returns those whose newest lease is another one.
-    async fn fence(&self, plan: &Plan<'_>) -> Result<Vec<Fence>, Error> {
-        if plan.fences.is_empty() {
-            return Ok(Vec::new());
-        }
-        let partitions: Vec<i32> = plan.fences.keys().copied().map(i32::from).collect();
-        let tokens: Vec<i64> = plan.fences.values().map(|token| token.cast_signed()).collect();
-        let client = &self.session.client;
-        let parameters: [&(dyn ToSql + Sync); 2] = [&partitions, &tokens];
-        let (_, rows) = tokio::try_join!(
-            biased;
-            client.execute(&self.fence, &parameters),
-            client.query(&self.newest_tokens, &parameters[..1]),
-        )?;
-        let ours = |fence: &Fence| plan.fences.get(&fence.partition) == Some(&fence.token);
-        let newest = rows.iter().map(|row| Fence {
-            partition: row.get::<_, i32>(0) as u16,
-            token: row.get::<_, i64>(1).cast_unsigned(),
-        });
-        Ok(newest.filter(|fence| !ours(fence)).collect())
-    }
-
-    /// Appends the events, counts, and ends the transaction.
-    async fn finish(&self, identified: &Identified<'_>, name: Name) -> Result<(), Error> {
-        let Identified { decided, stored, at } = identified;
-        let counts = &decided.counts;
-        let counted: [&(dyn ToSql + Sync); 9] = [
-            &name.0,
-            &name.1,
-            at,
-            &counts.topics,
-            &counts.accepted,
-            &counts.duplicates,
-            &counts.conflicts,
-            &counts.first_seqs,
-            &counts.last_seqs,
-        ];
-        let client = &self.session.client;
-        // All but the first answer to a COPY is waited for at once. When one has failed, COMMIT rolls back.
-        if stored.len() >= limits::POSTGRES_COPY_ROWS {
-            let sink = client.copy_in(&self.copy).await?;
-            let mut rows = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
-            write(stored, *at, rows.as_mut()).await?;
-            faults::reached(CrashPoint::CommitInserted);
-            tokio::try_join!(
-                biased;
-                rows.finish(),
-                client.execute(&self.count, &counted),
-                client.batch_execute("COMMIT"),
-            )?;
-            return Ok(());
-        }
-        let append = async {
-            match stored.is_empty() {
-                true => client.execute(&self.count, &counted).await,
-                false => self.append(stored, &counted).await,
-            }
-        };
-        tokio::try_join!(biased; append, client.batch_execute("COMMIT"))?;
-        Ok(())
-    }
-
-    async fn append(
-        &self,
-        stored: &[(Seq, First<'_>)],
-        counted: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, Error> {
-        let texts = |text: for<'e> fn(&Event<'e>) -> &'e str| -> Vec<&str> {
-            stored.iter().map(|(_, first)| text(&first.event)).collect()
-        };
-        let seqs: Vec<i64> = stored.iter().map(|(seq, _)| seq.cast_signed()).collect();
-        let seconds: Vec<i64> = stored.iter().map(|(_, first)| first.event.seconds).collect();
-        let topics: Vec<TopicNumber> = stored.iter().map(|(_, first)| first.topic).collect();
-        let columns: [&(dyn ToSql + Sync); 7] = [
-            &seqs,
-            &seconds,
-            &topics,
-            &texts(|event| event.event_id),
-            &texts(|event| event.timestamp),
-            &texts(|event| event.source),
-            &texts(|event| event.payload),
-        ];
-        let parameters: Vec<_> = counted.iter().chain(&columns).copied().collect();
-        self.session.client.execute(&self.append, &parameters).await
-    }
-}
-
-/// Writes the rows of a COPY.
-async fn write(
-    stored: &[(Seq, First<'_>)],
-    at: i64,
-    mut rows: Pin<&mut BinaryCopyInWriter>,
-) -> Result<(), Error> {
-    for (seq, First { event, topic }) in stored {
-        let row: [&(dyn ToSql + Sync); 8] = [
-            &seq.cast_signed(),
-            &event.seconds,
-            &at,
-            topic,
-            &event.event_id,
-            &event.timestamp,
-            &event.source,
-            &event.payload,
-        ];
-        rows.as_mut().write(&row).await?;
-    }
-    Ok(())
-}
-
-/// An array that the statement [`IDENTIFY`] returns; none when it is empty.
-fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<Vec<T>, Error> {
-    let array: Option<Vec<T>> = row.try_get(place)?;
-    Ok(array.unwrap_or_default())
-}
-
-fn found(seq: i64, fingerprint: i64) -> Found {
-    Found {
-        seq: seq.cast_unsigned(),
-        fingerprint: Fingerprint(fingerprint.cast_unsigned()),
-    }
 }
