@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// The shared state; clones see the same.
@@ -17,8 +17,19 @@ pub struct Health {
 #[derive(Debug, Default)]
 struct State {
     committer_running: AtomicBool,
-    /// With when it was last seen.
-    trouble: Mutex<Option<(Trouble, Instant)>>,
+    /// Not the same as one that has not begun yet.
+    committer_ended: AtomicBool,
+    outage: Mutex<Option<Outage>>,
+}
+
+/// A time in which the store cannot commit.
+#[derive(Debug)]
+struct Outage {
+    trouble: Trouble,
+    /// When it was noticed.
+    since: Instant,
+    /// When it was last seen.
+    seen: Instant,
 }
 
 /// What is wrong with the store.
@@ -49,12 +60,24 @@ impl Health {
 
     /// What is wrong, if anything.
     pub fn trouble(&self) -> Option<Trouble> {
-        self.lock().as_ref().map(|(trouble, _)| trouble.clone())
+        self.lock().as_ref().map(|outage| outage.trouble.clone())
+    }
+
+    /// Whether the store commits, as far as is known.
+    pub fn commits(&self) -> bool {
+        self.committer_running() && self.lock().is_none()
+    }
+
+    /// Whether it has not for as long as `patience`, or does not without a restart.
+    pub fn is_lost(&self, patience: Duration) -> bool {
+        let is_lost = |outage: &Outage| outage.trouble.needs_restart || outage.since.elapsed() >= patience;
+        self.state.committer_ended.load(Ordering::Acquire) || self.lock().as_ref().is_some_and(is_lost)
     }
 
     /// The committer starts or ends.
     pub fn set_committer_running(&self, running: bool) {
         self.state.committer_running.store(running, Ordering::Release);
+        self.state.committer_ended.store(!running, Ordering::Release);
     }
 
     /// Notes what a commit showed that began at `began`. One that succeeded says nothing of a failure that was seen while it
@@ -63,7 +86,7 @@ impl Health {
         let mut known = self.lock();
         match (&*known, shown) {
             (None, None) => News::None,
-            (Some((_, seen)), None) if *seen > began => News::None,
+            (Some(outage), None) if outage.seen > began => News::None,
             (Some(_), None) => {
                 *known = None;
                 News::Recovered
@@ -71,15 +94,20 @@ impl Health {
             (before, Some(trouble)) => {
                 let is_worse = before
                     .as_ref()
-                    .is_none_or(|(before, _)| trouble.needs_restart && !before.needs_restart);
-                *known = Some((trouble, Instant::now()));
+                    .is_none_or(|before| trouble.needs_restart && !before.trouble.needs_restart);
+                let seen = Instant::now();
+                *known = Some(Outage {
+                    trouble,
+                    since: before.as_ref().map_or(seen, |before| before.since),
+                    seen,
+                });
                 if is_worse { News::Failed } else { News::None }
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Trouble, Instant)>> {
-        self.state.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Outage>> {
+        self.state.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,6 +136,27 @@ mod tests {
         assert_eq!(note(trouble("a sync failed", true)), News::Failed, "it is worse");
         assert_eq!(note(None), News::Recovered);
         assert_eq!(note(None), News::None);
+    }
+
+    #[test]
+    fn a_store_is_lost_once_an_outage_has_lasted_whatever_its_reasons_or_only_a_restart_helps() {
+        let health = Health::default();
+        // The broker begins before the committer does.
+        assert!(!health.is_lost(Duration::ZERO));
+        health.set_committer_running(true);
+        assert!(!health.is_lost(Duration::ZERO));
+        health.note(Instant::now(), trouble("no connection", false));
+        assert!(!health.is_lost(Duration::MAX));
+        let noticed = Instant::now();
+        while noticed.elapsed().is_zero() {}
+        health.note(Instant::now(), trouble("no answer", false));
+        assert!(health.is_lost(noticed.elapsed()), "it is the same outage");
+        health.note(Instant::now(), trouble("a sync failed", true));
+        assert!(health.is_lost(Duration::MAX));
+        health.note(Instant::now(), None);
+        assert!(!health.is_lost(Duration::ZERO));
+        health.set_committer_running(false);
+        assert!(health.is_lost(Duration::MAX), "nobody commits any more");
     }
 
     #[test]

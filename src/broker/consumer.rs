@@ -375,7 +375,7 @@ impl Consumer {
             if *self.stopping.borrow() {
                 return false;
             }
-            if self.site.health.trouble().is_none() && self.site.health.committer_running() {
+            if self.site.health.commits() {
                 return true;
             }
             self.pause(BROKER_STORE_CHECK).await;

@@ -2,7 +2,8 @@
 //!
 //! Each instance should have an equal share of the partitions. One that has more gives some back when their consumers
 //! have finished what they have in work; one that has fewer takes what is free. An instance that dies is forgotten, and
-//! its leases end, after [`BROKER_LEASE`].
+//! its leases end, after [`BROKER_LEASE`]. One whose store has been in trouble for as long gives all of them back and does
+//! not count, until the store commits again: another one may reach it. If none does, what is queued stays where it is.
 
 use super::{
     connection::{ConnectError, Connections, Connector, Link, LinkState},
@@ -72,6 +73,8 @@ pub(super) struct Keeper {
     backoff: Backoff,
     /// Why the broker was not available, if it has not been since: that is not said again with each try.
     told: Option<String>,
+    /// Whether it has no share, because the store does not commit.
+    stands_back: bool,
 }
 
 /// A consumer at work.
@@ -99,6 +102,7 @@ impl Keeper {
             smallest_token: 0,
             backoff: Backoff::between(BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST),
             told: None,
+            stands_back: false,
         }
     }
 
@@ -151,9 +155,16 @@ impl Keeper {
         let site = Arc::clone(&self.site);
         let mut available = false;
         loop {
+            let takes_part = self.takes_part();
             let leases: Vec<Lease> = self.consumers.values().map(|work| work.lease).collect();
             let tick = connections
-                .tick(&site.instance, BROKER_LEASE, self.smallest_token, &leases)
+                .tick(
+                    &site.instance,
+                    takes_part,
+                    BROKER_LEASE,
+                    self.smallest_token,
+                    &leases,
+                )
                 .await;
             let tick = match tick {
                 Ok(Some(tick)) => tick,
@@ -184,6 +195,23 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Whether this instance should consume. Its share is given back for an outage that lasts, not for one that passes: the
+    /// next owner of a partition begins with what this one had in work, entry by entry.
+    fn takes_part(&mut self) -> bool {
+        let stands_back = self.site.health.is_lost(BROKER_LEASE);
+        match (self.stands_back, stands_back) {
+            (false, true) => tracing::warn!(
+                "the store does not commit for this instance; it leaves the broker's partitions to others until it does"
+            ),
+            (true, false) => {
+                tracing::info!("the store commits again; taking a share of the broker's partitions");
+            }
+            _ => {}
+        }
+        self.stands_back = stands_back;
+        !stands_back
     }
 
     /// Starts and ends consumers, so that there is one for each lease, and gives back what is too much.

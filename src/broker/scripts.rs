@@ -206,10 +206,12 @@ impl Connections {
     }
 
     /// Tells that `instance` is there and keeps its leases, takes more up to its share, each with a token of at least
-    /// `smallest`, and looks at the whole. `None` when the broker is another store's by now.
+    /// `smallest`, and looks at the whole. `None` when the broker is another store's by now. One that does not take part has
+    /// a share of none, and the others share what there is.
     pub(super) async fn tick(
         &self,
         instance: &str,
+        takes_part: bool,
         lease_time: Duration,
         smallest: u64,
         leases: &[Lease],
@@ -228,7 +230,8 @@ impl Connections {
             .arg(lease_time.as_millis() as u64)
             .arg(self.partitions())
             .arg(smallest)
-            .arg(self.store());
+            .arg(self.store())
+            .arg(if takes_part { "yes" } else { "no" });
         for lease in leases {
             call.arg(lease.partition).arg(lease.token);
         }

@@ -107,7 +107,7 @@ async fn tick(
     smallest: u64,
     leases: &[Lease],
 ) -> (usize, Vec<Lease>) {
-    let tick = connections.tick(instance, LEASE, smallest, leases).await;
+    let tick = connections.tick(instance, true, LEASE, smallest, leases).await;
     let tick = tick.expect("Redis answers").expect("it is this store's");
     (tick.share, tick.leases)
 }
@@ -149,6 +149,28 @@ async fn a_partition_has_one_owner_at_a_time_and_the_next_has_a_larger_token() {
         None,
         "who has no lease reads nothing"
     );
+}
+
+#[tokio::test]
+async fn who_takes_no_part_gets_nothing_and_the_others_share_all_of_it() {
+    let redis = Redis::start();
+    let connections = connect(&redis).await;
+    let all = usize::from(BROKER_PARTITIONS);
+    let (_, first) = tick(&connections, "a", 0, &[]).await;
+    assert_eq!(first.len(), all);
+    let stands_back = async |leases: &[Lease]| {
+        let tick = connections.tick("a", false, LEASE, 0, leases).await;
+        let tick = tick.expect("Redis answers").expect("it is this store's");
+        assert_eq!(tick.share, 0);
+        tick.leases
+    };
+    assert_eq!(stands_back(&first).await, first, "it is still at work");
+    let (share, second) = tick(&connections, "b", 0, &[]).await;
+    assert_eq!((share, second.len()), (all, 0));
+    connections.release("a", &first).await.expect("Redis answers");
+    assert_eq!(stands_back(&[]).await, []);
+    let (share, second) = tick(&connections, "b", 0, &[]).await;
+    assert_eq!((share, second.len()), (all, all));
 }
 
 /// `b` gets everything once `a` does not ask any more.
@@ -215,7 +237,7 @@ async fn a_redis_of_another_store_is_refused_and_left_alone() {
     let connections = connect(&redis).await;
     let () = redis.call(&["FLUSHALL"]);
     other.connect().await.expect("it is empty");
-    let tick = connections.tick("a", LEASE, 0, &[]).await;
+    let tick = connections.tick("a", true, LEASE, 0, &[]).await;
     assert_eq!(tick.expect("Redis answers"), None);
 }
 

@@ -1,10 +1,14 @@
 //! Several instances share a PostgreSQL server and a broker: what is queued is stored once, in the order of its topic,
-//! whichever of them dies, is suspended or has lost its lease, and while PostgreSQL is away. Against real servers.
+//! whichever of them dies, is suspended, is cut off from PostgreSQL or has lost its lease, and while PostgreSQL is away.
+//! Against real servers.
 
-use crate::harness::{Client, Database, Event, Postgres, Redis, Server, eventually, identities, read_all};
+use crate::harness::{
+    Client, Database, Event, Postgres, Proxy, Redis, Server, eventually, identities, read_all,
+};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    ops::Range,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -57,6 +61,18 @@ fn produce(address: SocketAddr, writer: usize, stop: &AtomicBool) -> u64 {
         }
     }
     count
+}
+
+/// Queues events as one of those who [`produce`] does, with these ids.
+fn queue(server: &Server, ids: Range<u64>) {
+    let mut client = server.client();
+    for id in ids {
+        let batch: Vec<_> = (0..TOPICS)
+            .map(|topic| Event::new(&format!("t-0-{topic}"), &id.to_string()))
+            .collect();
+        let answer = client.post("/publish?ack=queued", "application/json", &Event::array(&batch));
+        assert_eq!(answer.status, 202);
+    }
 }
 
 /// Waits until all is stored, then checks that it is once, in order, and rightly counted by every instance.
@@ -156,6 +172,51 @@ fn an_instance_that_was_suspended_for_longer_than_its_lease_mixes_nothing_up() {
         grows(&first);
     });
     check(&[&first, &second], &queued);
+}
+
+fn is_healthy(server: &Server) -> bool {
+    server.client().get("/health").status == 200
+}
+
+/// It kept its partitions for as long as it reached Redis: what was queued in them waited, although the other instance could
+/// have committed it.
+#[test]
+fn an_instance_that_is_cut_off_from_postgresql_leaves_its_partitions_to_another_until_it_is_back() {
+    let (database, redis) = (Database::new(), Redis::start());
+    let proxy = Proxy::to(database.server().port());
+    let (through, url) = (database.url_through(proxy.port()), redis.url());
+    let cut_off = Server::start_with(&[("DATABASE_URL", &through), ("BROKER_URL", &url)]);
+    let other = instance(&database, &redis);
+    shared_by(&redis, &[PARTITIONS / 2, PARTITIONS / 2]);
+    queue(&cut_off, 0..10);
+    check(&[&cut_off, &other], &[10]);
+    proxy.hold();
+    // It reaches Redis, so it takes events in.
+    queue(&cut_off, 10..30);
+    check(&[&other], &[30]);
+    assert_eq!(shares(&redis), [PARTITIONS]);
+    assert!(!is_healthy(&cut_off), "it is still cut off");
+    proxy.pass_on();
+    shared_by(&redis, &[PARTITIONS / 2, PARTITIONS / 2]);
+    queue(&other, 30..40);
+    check(&[&cut_off, &other], &[40]);
+}
+
+#[test]
+fn while_no_instance_reaches_postgresql_what_is_queued_stays_and_is_stored_once_one_does() {
+    let (postgres, redis) = (Postgres::start(), Redis::start());
+    let database = postgres.database();
+    let instances = [instance(&database, &redis), instance(&database, &redis)];
+    shared_by(&redis, &[PARTITIONS / 2, PARTITIONS / 2]);
+    queue(&instances[0], 0..10);
+    postgres.stop_immediate();
+    queue(&instances[0], 10..20);
+    shared_by(&redis, &[]);
+    queue(&instances[1], 20..30);
+    assert!(!instances.iter().any(is_healthy));
+    postgres.start_again();
+    shared_by(&redis, &[PARTITIONS / 2, PARTITIONS / 2]);
+    check(&[&instances[0], &instances[1]], &[30]);
 }
 
 /// The store knows of newer leases than Redis does, as after a Redis was emptied whose clock was ahead.

@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
--- Tells the others that an instance is there, keeps its leases, takes free ones up to its share, and looks at the whole.
+-- Tells the others that an instance is there, keeps its leases, takes free ones up to its share, and looks at the whole. One
+-- that takes no part is not there for the others and has no share; it keeps what it has, until it gives it back.
 -- KEYS: queued, dead, token, instances, meta, then the lease of each partition, then the stream of each partition
--- ARGV: instance, lease time in ms, partitions, smallest token, store, then for each lease that it has: partition, token
+-- ARGV: instance, lease time in ms, partitions, smallest token, store, whether it takes part ('yes' or 'no'), then for
+--       each lease that it has: partition, token
 -- Answers nothing when the broker is another store's by now, else: share, events, bytes, letters, age of the oldest entry
 -- in ms, then for each lease: partition, token
 local instance, lease_time, partitions = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -20,8 +22,13 @@ local now = math.floor(micros / 1000)
 local too_long = 2 * lease_time
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
 redis.call('ZREMRANGEBYSCORE', KEYS[4], string.format('(%.0f', now + too_long), '+inf')
-redis.call('ZADD', KEYS[4], now + lease_time, instance)
-local share = math.ceil(partitions / redis.call('ZCARD', KEYS[4]))
+local share = 0
+if ARGV[6] == 'yes' then
+  redis.call('ZADD', KEYS[4], now + lease_time, instance)
+  share = math.ceil(partitions / redis.call('ZCARD', KEYS[4]))
+else
+  redis.call('ZREM', KEYS[4], instance)
+end
 
 local has, leases = {}, {}
 local function keep(partition, token)
@@ -29,7 +36,7 @@ local function keep(partition, token)
   leases[#leases + 1] = partition
   leases[#leases + 1] = token
 end
-for place = 6, #ARGV, 2 do
+for place = 7, #ARGV, 2 do
   local partition, token = tonumber(ARGV[place]), ARGV[place + 1]
   local lease = KEYS[6 + partition]
   if redis.call('GET', lease) == instance .. ':' .. token then

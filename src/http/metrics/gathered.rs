@@ -139,7 +139,7 @@ fn of_store(
 impl Gathered {
     fn of_this_process(&self, encoder: &mut DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let queued = self.ingest.0.queued_events() as u64;
-        let healthy = self.health.committer_running() && self.health.trouble().is_none();
+        let healthy = self.health.commits();
         for (name, help, unit, value) in [
             ("healthy", "1 when the store can commit", None, u64::from(healthy)),
             (
