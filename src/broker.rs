@@ -23,6 +23,7 @@ mod keys;
 mod letters;
 mod scripts;
 mod status;
+mod suspect;
 #[cfg(test)]
 mod tests;
 mod url;

@@ -187,8 +187,11 @@ pub const BROKER_READ_BYTES: usize = 1 << 20;
 /// Partitions whose entries are in memory at once. Each holds what was read, and as much again for what is made of it,
 /// twice.
 pub const BROKER_READS: usize = 8;
-/// How often an entry that fails alone, while the store commits others, is tried before it becomes a dead letter.
+/// How often an entry that fails alone, while the store stores other events, is tried before it becomes a dead letter.
 pub const BROKER_TRIES: u64 = 5;
+/// How long an entry may fail alone while there are no other events from which one could tell whose fault that is. After that
+/// its tries count as well.
+pub const BROKER_ALONE_PATIENCE: Duration = Duration::from_hours(1);
 /// How long the store is watched after a failed try, to tell whether it was the store's fault: two of its own tries.
 pub const BROKER_VERDICT_WAIT: Duration = Duration::from_secs(2 * PROBE_INTERVAL.as_secs());
 /// How often a consumer looks whether the store commits again.

@@ -10,6 +10,7 @@ use super::{
     entry,
     keeper::Site,
     scripts::{Delivered, Lease, Obituary, Which},
+    suspect::{Suspect, Verdict},
 };
 use crate::{
     client::Backoff,
@@ -26,7 +27,10 @@ use crate::{
 };
 use redis::{RedisError, aio::MultiplexedConnection};
 use serde_json::value::RawValue;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 /// The consumer of one partition under one lease.
@@ -38,6 +42,8 @@ pub(super) struct Consumer {
     careful: bool,
     /// What went wrong last, for the dead letter if it does so again and again.
     last_failure: Option<String>,
+    /// The entry that was tried alone last.
+    suspect: Option<Suspect>,
     /// What Redis refused last: that is not said again with each try.
     refused: Option<String>,
     /// For waiting in Redis, which blocks the connection.
@@ -90,6 +96,7 @@ impl Consumer {
             stopping,
             careful: true,
             last_failure: None,
+            suspect: None,
             refused: None,
             waiting: None,
         }
@@ -231,13 +238,17 @@ impl Consumer {
                 .unwrap_or_else(|| "its consumer ended each time".to_owned());
             whole(format!("not committed in {BROKER_TRIES} tries: {reason}"))
         } else {
+            if !self.suspect.as_ref().is_some_and(|suspect| suspect.is(&entry.id)) {
+                let stored = self.site.ingest.figures().stored();
+                self.suspect = Some(Suspect::new(&entry.id, Instant::now(), stored));
+            }
             match self.alone(&entry.json, &mut room).await {
                 Ok(Ok(letters)) => letters,
                 Ok(Err(reason)) => whole(reason),
                 Err(Refusal::Fenced { newest }) => return Ok(Turn::Ended(End::Fenced { newest })),
                 Err(Refusal::Topic { .. }) => return Ok(Turn::Failed),
                 Err(Refusal::Failed(error)) => {
-                    if !self.is_its_own_fault(&error).await {
+                    if self.verdict(&error).await == Verdict::NotProven {
                         connections
                             .set_deliveries(self.lease.partition, entry, deliveries.saturating_sub(1))
                             .await?;
@@ -355,13 +366,21 @@ impl Consumer {
         }
     }
 
-    /// Whether a failure was the entry's own fault: the store did not take it, and commits other things.
-    async fn is_its_own_fault(&mut self, error: &SubmitError) -> bool {
+    /// Whether a failure was the fault of the entry that was tried alone: the store did not take it, and stores others.
+    async fn verdict(&mut self, error: &SubmitError) -> Verdict {
         if !matches!(error, SubmitError::Store(_)) {
-            return false;
+            return Verdict::NotProven;
         }
         self.pause(BROKER_VERDICT_WAIT).await;
-        !*self.stopping.borrow() && self.site.health.trouble().is_none()
+        let stored = self.site.ingest.figures().stored();
+        let Some(suspect) = self.suspect.as_mut().filter(|_| !*self.stopping.borrow()) else {
+            return Verdict::NotProven;
+        };
+        if self.site.health.commits() {
+            return suspect.judge(Instant::now(), stored);
+        }
+        suspect.excuse(Instant::now(), stored);
+        Verdict::NotProven
     }
 
     /// Most events of a batch.

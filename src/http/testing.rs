@@ -60,6 +60,8 @@ pub(crate) enum Fault {
     None,
     /// Commits fail.
     Commits,
+    /// Commits with events fail; those that only try the store do not.
+    Events,
     /// Commits with an event of the id `poison` fail.
     Poison,
     /// The next event has one topic too many.
@@ -110,7 +112,9 @@ impl Writer for FakeWriter {
     fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<BatchOutcome>, CommitError> {
         let mut state = self.0.lock();
         match state.fault {
-            Fault::Commits => return Err(CommitError::Unavailable("the disk is full".to_owned())),
+            Fault::Commits | Fault::Events => {
+                return Err(CommitError::Unavailable("the disk is full".to_owned()));
+            }
             Fault::Topics => {
                 return Ok(batches
                     .iter()

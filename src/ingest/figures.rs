@@ -3,13 +3,19 @@
 //! The queue and the committer count, `http` shows. Counted once a publish or once a commit, never once an event, so
 //! that it costs the hot path nothing that can be measured.
 
-use crate::store::BatchOutcome;
+use crate::{event::Outcome, store::BatchOutcome};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 /// Upper edges of waits and commits, in seconds: from a commit on a fast disk to the longest wait for the index.
 const SECONDS: [f64; 14] = [
@@ -50,6 +56,8 @@ pub struct Figures {
     commit_events: Histogram,
     commit_bytes: Histogram,
     commit_failures: Counter,
+    /// Commits with new events; shown nowhere.
+    stored: Arc<AtomicU64>,
 }
 
 impl Default for Figures {
@@ -69,6 +77,7 @@ impl Default for Figures {
             commit_events: Histogram::new(EVENTS),
             commit_bytes: Histogram::new(BYTES),
             commit_failures: Counter::default(),
+            stored: Arc::default(),
         }
     }
 }
@@ -130,9 +139,22 @@ impl Figures {
                 BatchOutcome::Fenced { .. } => self.fenced.inc(),
             };
         }
+        let is_stored = |outcome: &BatchOutcome| match outcome {
+            // The first one tells, unless all are duplicates.
+            BatchOutcome::Committed(placed) => placed.iter().any(|event| event.outcome == Outcome::Stored),
+            _ => false,
+        };
+        if outcomes.iter().any(is_stored) {
+            self.stored.fetch_add(1, Ordering::Relaxed);
+        }
         self.commit_times.observe(time.as_secs_f64());
         self.commit_events.observe(events as f64);
         self.commit_bytes.observe(bytes as f64);
+    }
+
+    /// How many commits have stored events. One of duplicates alone writes so little that it shows less of the store.
+    pub fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
     }
 
     /// A commit of so many publishes failed; none for a try without traffic.
