@@ -23,7 +23,7 @@ use crate::{
 use std::{collections::HashMap, sync::Arc};
 use tokio::{
     sync::{Semaphore, watch},
-    task::JoinHandle,
+    task::{Id, JoinError, JoinSet},
 };
 
 /// What the consumers of an instance work with.
@@ -67,6 +67,10 @@ pub(super) struct Keeper {
     site: Arc<Site>,
     stopping: watch::Receiver<bool>,
     consumers: HashMap<u16, Work>,
+    /// Their tasks.
+    tasks: JoinSet<End>,
+    /// Leases of consumers that have ended, to be given back.
+    free: Vec<Lease>,
     /// New leases have at least this token: the store has refused a smaller one.
     smallest_token: u64,
     /// How long to wait until it connects again.
@@ -81,7 +85,7 @@ pub(super) struct Keeper {
 struct Work {
     lease: Lease,
     stop: watch::Sender<bool>,
-    task: JoinHandle<End>,
+    id: Id,
 }
 
 impl Keeper {
@@ -99,6 +103,8 @@ impl Keeper {
             site,
             stopping,
             consumers: HashMap::new(),
+            tasks: JoinSet::new(),
+            free: Vec::new(),
             smallest_token: 0,
             backoff: Backoff::between(BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST),
             told: None,
@@ -152,49 +158,94 @@ impl Keeper {
 
     /// Keeps the leases for as long as the connections hold; returns why they do not.
     async fn tend(&mut self, connections: &Arc<Connections>) -> String {
-        let site = Arc::clone(&self.site);
         let mut available = false;
         loop {
-            let takes_part = self.takes_part();
-            let leases: Vec<Lease> = self.consumers.values().map(|work| work.lease).collect();
-            let tick = connections
-                .tick(
-                    &site.instance,
-                    takes_part,
-                    BROKER_LEASE,
-                    self.smallest_token,
-                    &leases,
-                )
-                .await;
-            let tick = match tick {
-                Ok(Some(tick)) => tick,
-                Ok(None) => return "Redis was set up anew by another instance".to_owned(),
+            match self.tick(connections).await {
+                Ok(true) => {}
+                Ok(false) => return "Redis was set up anew by another instance".to_owned(),
                 Err(error) => return error.to_string(),
-            };
-            self.status.send_replace(Status {
-                queued_events: tick.events,
-                queued_bytes: tick.bytes,
-                dead: tick.dead,
-                lag: tick.lag,
-                leases: tick.leases.len() as u64,
-            });
-            if let Err(error) = self.follow(connections, &tick.leases, tick.share).await {
-                return error.to_string();
             }
             if !available {
                 self.available(connections);
                 available = true;
             }
-            tokio::select! {
-                () = tokio::time::sleep(BROKER_TICK) => {}
-                () = self.state.doubted() => {
-                    // A tick would show that of one connection only.
-                    if let Err(error) = connections.check().await {
-                        return error.to_string();
-                    }
-                }
+            if let Err(error) = self.rest(connections).await {
+                return error.to_string();
             }
         }
+    }
+
+    /// Tells Redis that this instance is there, and does what follows from what it answers. False when it is another store's.
+    async fn tick(&mut self, connections: &Connections) -> redis::RedisResult<bool> {
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            self.ended(ended);
+        }
+        let site = Arc::clone(&self.site);
+        // First, so that those are taken again, under a new token, which are wanted.
+        connections.release(&site.instance, &self.free).await?;
+        self.free.clear();
+        let takes_part = self.takes_part();
+        let tick = connections
+            .tick(&site.instance, takes_part, BROKER_LEASE, self.smallest_token)
+            .await?;
+        let Some(tick) = tick else {
+            return Ok(false);
+        };
+        self.status.send_replace(Status {
+            queued_events: tick.events,
+            queued_bytes: tick.bytes,
+            dead: tick.dead,
+            lag: tick.lag,
+            leases: tick.leases.len() as u64,
+        });
+        self.follow(connections, &tick.leases, tick.share).await?;
+        Ok(true)
+    }
+
+    /// Waits until the next tick is due: at once when a consumer has ended, whose partition is idle until then.
+    async fn rest(&mut self, connections: &Connections) -> redis::RedisResult<()> {
+        tokio::select! {
+            () = tokio::time::sleep(BROKER_TICK) => {}
+            // A tick would show that of one connection only.
+            () = self.state.doubted() => connections.check().await?,
+            Some(ended) = self.tasks.join_next_with_id() => {
+                // Others may end with it. One that panics may do so again and again.
+                let pause = if ended.is_ok() { BROKER_BACKOFF_FIRST } else { BROKER_TICK };
+                self.ended(ended);
+                tokio::time::sleep(pause).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// A consumer has ended: its lease is to be given back.
+    fn ended(&mut self, ended: Result<(Id, End), JoinError>) {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let partition = self.consumers.iter().find(|(_, work)| work.id == id);
+        let Some(work) = partition
+            .map(|(partition, _)| *partition)
+            .and_then(|partition| self.consumers.remove(&partition))
+        else {
+            return;
+        };
+        let partition = work.lease.partition;
+        match ended {
+            Ok((_, End::Fenced { newest })) => {
+                tracing::warn!(
+                    partition,
+                    "another instance has committed for this partition; leaving it"
+                );
+                self.smallest_token = self.smallest_token.max(newest + 1);
+            }
+            Ok((_, End::Stopped | End::Lost)) => {}
+            Err(error) => {
+                tracing::error!(partition, %error, "a consumer of the broker panicked; starting it again");
+            }
+        }
+        self.free.push(work.lease);
     }
 
     /// Whether this instance should consume. Its share is given back for an outage that lasts, not for one that passes: the
@@ -221,37 +272,14 @@ impl Keeper {
         leases: &[Lease],
         share: usize,
     ) -> redis::RedisResult<()> {
-        let mut ended = Vec::new();
-        for (partition, work) in &self.consumers {
-            if work.task.is_finished() {
-                ended.push(*partition);
-            } else if !leases.contains(&work.lease) {
+        for work in self.consumers.values() {
+            if !leases.contains(&work.lease) {
                 work.stop.send_replace(true);
             }
         }
-        let mut free = Vec::new();
-        for partition in ended {
-            let Some(work) = self.consumers.remove(&partition) else {
-                continue;
-            };
-            match work.task.await {
-                Ok(End::Fenced { newest }) => {
-                    tracing::warn!(
-                        partition,
-                        "another instance has committed for this partition; leaving it"
-                    );
-                    self.smallest_token = self.smallest_token.max(newest + 1);
-                }
-                Ok(End::Stopped | End::Lost) => {}
-                Err(error) => {
-                    tracing::error!(partition, %error, "a consumer of the broker panicked; starting it again");
-                }
-            }
-            free.push(work.lease);
-        }
-        connections.release(&self.site.instance, &free).await?;
         let surplus = leases.len().saturating_sub(share);
-        for lease in leases.iter().rev().take(surplus) {
+        let (wanted, surplus) = leases.split_at(leases.len() - surplus);
+        for lease in surplus {
             match self.consumers.get(&lease.partition) {
                 Some(work) => {
                     work.stop.send_replace(true);
@@ -261,8 +289,9 @@ impl Keeper {
                 }
             }
         }
-        for lease in &leases[..leases.len() - surplus] {
-            if !free.contains(lease) && !self.consumers.contains_key(&lease.partition) {
+        for lease in wanted {
+            // One of an older lease has to end first: it may have something in work.
+            if !self.consumers.contains_key(&lease.partition) {
                 self.start(*lease);
             }
         }
@@ -275,7 +304,7 @@ impl Keeper {
         let work = Work {
             lease,
             stop,
-            task: tokio::spawn(consumer.run()),
+            id: self.tasks.spawn(consumer.run()).id(),
         };
         self.consumers.insert(lease.partition, work);
     }
@@ -285,15 +314,12 @@ impl Keeper {
         for work in self.consumers.values() {
             work.stop.send_replace(true);
         }
-        let mut leases = Vec::new();
-        for (_, work) in self.consumers.drain() {
-            // One that panicked holds nothing.
-            let _ = work.task.await;
-            leases.push(work.lease);
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            self.ended(ended);
         }
         if let Ok(connections) = self.site.link.connections() {
             let given_back = async {
-                connections.release(&self.site.instance, &leases).await?;
+                connections.release(&self.site.instance, &self.free).await?;
                 connections.leave(&self.site.instance).await
             };
             if let Err(error) = given_back.await {

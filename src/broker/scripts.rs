@@ -214,7 +214,6 @@ impl Connections {
         takes_part: bool,
         lease_time: Duration,
         smallest: u64,
-        leases: &[Lease],
     ) -> RedisResult<Option<Tick>> {
         let fixed = [keys::QUEUED, keys::DEAD, keys::TOKEN, keys::INSTANCES, keys::META];
         let partitions = 0..self.partitions();
@@ -232,9 +231,6 @@ impl Connections {
             .arg(smallest)
             .arg(self.store())
             .arg(if takes_part { "yes" } else { "no" });
-        for lease in leases {
-            call.arg(lease.partition).arg(lease.token);
-        }
         let numbers: Vec<i64> = script.call(&call, self.shared()).await?;
         let [share, events, bytes, dead, lag, leases @ ..] = numbers.as_slice() else {
             return Ok(None);

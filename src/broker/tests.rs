@@ -102,13 +102,8 @@ async fn connect(redis: &Redis) -> Arc<Connections> {
     connector.connect().await.expect("a connection")
 }
 
-async fn tick(
-    connections: &Connections,
-    instance: &str,
-    smallest: u64,
-    leases: &[Lease],
-) -> (usize, Vec<Lease>) {
-    let tick = connections.tick(instance, true, LEASE, smallest, leases).await;
+async fn tick(connections: &Connections, instance: &str, smallest: u64) -> (usize, Vec<Lease>) {
+    let tick = connections.tick(instance, true, LEASE, smallest).await;
     let tick = tick.expect("Redis answers").expect("it is this store's");
     (tick.share, tick.leases)
 }
@@ -118,15 +113,15 @@ async fn a_partition_has_one_owner_at_a_time_and_the_next_has_a_larger_token() {
     let redis = Redis::start();
     let connections = connect(&redis).await;
     let all = usize::from(BROKER_PARTITIONS);
-    let (share, first) = tick(&connections, "a", 0, &[]).await;
+    let (share, first) = tick(&connections, "a", 0).await;
     assert_eq!((share, first.len()), (all, all));
-    let (share, second) = tick(&connections, "b", 0, &[]).await;
+    let (share, second) = tick(&connections, "b", 0).await;
     assert_eq!((share, second.len()), (all / 2, 0), "all are taken");
     // It keeps what it has as long as it asks, also beyond the time of a lease.
     let began = Instant::now();
     while began.elapsed() < 2 * LEASE {
-        assert_eq!(tick(&connections, "a", 0, &first).await.1, first);
-        assert_eq!(tick(&connections, "b", 0, &[]).await.1, []);
+        assert_eq!(tick(&connections, "a", 0).await.1, first);
+        assert_eq!(tick(&connections, "b", 0).await.1, []);
         tokio::time::sleep(LEASE / 10).await;
     }
     // `a` gives one back.
@@ -138,7 +133,7 @@ async fn a_partition_has_one_owner_at_a_time_and_the_next_has_a_larger_token() {
         .release("b", &first[1..])
         .await
         .expect("not b's to give");
-    let (_, second) = tick(&connections, "b", 0, &[]).await;
+    let (_, second) = tick(&connections, "b", 0).await;
     assert_eq!(second.len(), 1);
     assert_eq!(second[0].partition, first[0].partition);
     assert!(first.iter().all(|lease| lease.token < second[0].token));
@@ -157,20 +152,20 @@ async fn who_takes_no_part_gets_nothing_and_the_others_share_all_of_it() {
     let redis = Redis::start();
     let connections = connect(&redis).await;
     let all = usize::from(BROKER_PARTITIONS);
-    let (_, first) = tick(&connections, "a", 0, &[]).await;
+    let (_, first) = tick(&connections, "a", 0).await;
     assert_eq!(first.len(), all);
-    let stands_back = async |leases: &[Lease]| {
-        let tick = connections.tick("a", false, LEASE, 0, leases).await;
+    let stands_back = async || {
+        let tick = connections.tick("a", false, LEASE, 0).await;
         let tick = tick.expect("Redis answers").expect("it is this store's");
         assert_eq!(tick.share, 0);
         tick.leases
     };
-    assert_eq!(stands_back(&first).await, first, "it is still at work");
-    let (share, second) = tick(&connections, "b", 0, &[]).await;
+    assert_eq!(stands_back().await, first, "it is still at work");
+    let (share, second) = tick(&connections, "b", 0).await;
     assert_eq!((share, second.len()), (all, 0));
     connections.release("a", &first).await.expect("Redis answers");
-    assert_eq!(stands_back(&[]).await, []);
-    let (share, second) = tick(&connections, "b", 0, &[]).await;
+    assert_eq!(stands_back().await, []);
+    let (share, second) = tick(&connections, "b", 0).await;
     assert_eq!((share, second.len()), (all, all));
 }
 
@@ -179,7 +174,7 @@ async fn eventually_all(connections: &Connections, all: usize) {
     let deadline = Instant::now() + PATIENCE;
     let mut leases = Vec::new();
     while leases.len() < all {
-        (_, leases) = tick(connections, "b", 0, &leases).await;
+        (_, leases) = tick(connections, "b", 0).await;
         assert!(Instant::now() < deadline, "{leases:?}");
         tokio::time::sleep(LEASE / 10).await;
     }
@@ -190,17 +185,49 @@ async fn eventually_all(connections: &Connections, all: usize) {
 async fn tokens_grow_also_when_redis_loses_its_counter_or_its_clock_went_back() {
     let redis = Redis::start();
     let connections = connect(&redis).await;
-    let (_, before) = tick(&connections, "a", 0, &[]).await;
+    let (_, before) = tick(&connections, "a", 0).await;
     let largest = |leases: &[Lease]| leases.iter().map(|lease| lease.token).max().expect("leases");
     let () = redis.call(&["FLUSHALL"]);
-    let (_, after) = tick(&connections, "a", 0, &before).await;
+    let (_, after) = tick(&connections, "a", 0).await;
     assert_eq!(after.len(), before.len());
     assert!(after.iter().all(|lease| lease.token > largest(&before)));
     // What the store refused as too small counts as well.
     let () = redis.call(&["FLUSHALL"]);
     let refused = largest(&after) + 1_000_000_000_000;
-    let (_, last) = tick(&connections, "a", refused, &[]).await;
+    let (_, last) = tick(&connections, "a", refused).await;
     assert!(last.iter().all(|lease| lease.token >= refused));
+}
+
+/// It took new leases in the stead of lost ones, and forgot about them while the consumers of the old ones ended: nobody read
+/// these partitions until the leases had ended by themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_are_lost_are_replaced_at_once() {
+    let redis = Redis::start();
+    let store = Arc::new(FakeStore::default());
+    let instance = Instance::start(&redis, &store).await;
+    instance.leases(u64::from(BROKER_PARTITIONS)).await;
+    let leases = || -> Vec<Option<String>> {
+        let lease = |partition| redis.call(&["GET", &keys::lease(partition)]);
+        (0..BROKER_PARTITIONS).map(lease).collect()
+    };
+    let before = leases();
+    redis.give_free();
+    let replaced = eventually("all are replaced", || {
+        let now = leases();
+        let is_new = |(now, before): (&Option<String>, &Option<String>)| now.is_some() && now != before;
+        now.iter().zip(&before).all(is_new).then_some(now)
+    })
+    .await;
+    let topics: Vec<String> = (0..40).map(|number| format!("topic-{number}")).collect();
+    let events: Vec<_> = topics.iter().map(|topic| (topic.as_str(), "0")).collect();
+    let queued = instance.broker.queue(batch(&events));
+    queued.await.unwrap_or_else(|error| panic!("{error}"));
+    eventually("all is stored", || {
+        (store.identities().len() == topics.len()).then_some(())
+    })
+    .await;
+    assert_eq!(leases(), replaced, "these are in use");
+    instance.running.stop().await;
 }
 
 /// What a dead instance had lasted as much longer as the clock was set back.
@@ -209,7 +236,7 @@ async fn what_a_dead_instance_had_is_free_soon_also_when_the_clock_of_redis_went
     let redis = Redis::start();
     let connections = connect(&redis).await;
     let all = usize::from(BROKER_PARTITIONS);
-    let (_, leases) = tick(&connections, "dead", 0, &[]).await;
+    let (_, leases) = tick(&connections, "dead", 0).await;
     assert_eq!(leases.len(), all);
     // As if they were from a clock that was an hour ahead.
     let hour = "3600000";
@@ -217,7 +244,7 @@ async fn what_a_dead_instance_had_is_free_soon_also_when_the_clock_of_redis_went
     for partition in 0..BROKER_PARTITIONS {
         let _: u64 = redis.call(&["PEXPIRE", &keys::lease(partition), hour]);
     }
-    let (share, leases) = tick(&connections, "alive", 0, &[]).await;
+    let (share, leases) = tick(&connections, "alive", 0).await;
     assert_eq!((share, leases.len()), (all, all));
 }
 
@@ -238,7 +265,7 @@ async fn a_redis_of_another_store_is_refused_and_left_alone() {
     let connections = connect(&redis).await;
     let () = redis.call(&["FLUSHALL"]);
     other.connect().await.expect("it is empty");
-    let tick = connections.tick("a", true, LEASE, 0, &[]).await;
+    let tick = connections.tick("a", true, LEASE, 0).await;
     assert_eq!(tick.expect("Redis answers"), None);
 }
 

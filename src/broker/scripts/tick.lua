@@ -2,8 +2,7 @@
 -- Tells the others that an instance is there, keeps its leases, takes free ones up to its share, and looks at the whole. One
 -- that takes no part is not there for the others and has no share; it keeps what it has, until it gives it back.
 -- KEYS: queued, dead, token, instances, meta, then the lease of each partition, then the stream of each partition
--- ARGV: instance, lease time in ms, partitions, smallest token, store, whether it takes part ('yes' or 'no'), then for
---       each lease that it has: partition, token
+-- ARGV: instance, lease time in ms, partitions, smallest token, store, whether it takes part ('yes' or 'no')
 -- Answers nothing when the broker is another store's by now, else: share, events, bytes, letters, age of the oldest entry
 -- in ms, then for each lease: partition, token
 local instance, lease_time, partitions = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -36,10 +35,12 @@ local function keep(partition, token)
   leases[#leases + 1] = partition
   leases[#leases + 1] = token
 end
-for place = 7, #ARGV, 2 do
-  local partition, token = tonumber(ARGV[place]), ARGV[place + 1]
+-- By what stands here, not by what the instance says: it has not heard of those whose answer was lost, and its name is new
+-- with each start.
+for partition = 0, partitions - 1 do
   local lease = KEYS[6 + partition]
-  if redis.call('GET', lease) == instance .. ':' .. token then
+  local owner, token = string.match(redis.call('GET', lease) or '', '^(.*):(%d+)$')
+  if owner == instance then
     redis.call('PEXPIRE', lease, lease_time)
     keep(partition, tonumber(token))
   end
