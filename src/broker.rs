@@ -38,16 +38,19 @@ use crate::{
     faults::{self, CrashPoint},
     health::Health,
     ingest::Ingest,
-    limits::{BROKER_STOP_WAIT, PARSE_INLINE_BYTES},
+    limits::{BROKER_ANSWER_TIMEOUT, BROKER_STOP_WAIT, PARSE_INLINE_BYTES},
     request::{self, Panicked},
     store::Store,
 };
-use connection::{ConnectError, Connector, Link};
+use connection::{ConnectError, Connections, Connector, Link};
 use entry::Entry;
 use keeper::{Keeper, Site};
 use scripts::Added;
 use std::sync::Arc;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot, watch},
+    task::JoinHandle,
+};
 
 /// Where the broker is, and how much it may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,14 +171,53 @@ impl Broker {
 
     /// Adds the events to the broker's streams, all of them or none. When this returns `Ok`, Redis has them, as safely as
     /// it is set up to keep things.
-    pub async fn queue(&self, batch: Batch) -> Result<(), QueueError> {
-        let result = self.add(batch).await;
-        self.figures.queued(&result);
-        result
+    ///
+    /// `room` is what the batch's bytes take of the memory for request bodies. It is given back when they are in memory no
+    /// longer, not when the caller stops waiting: what is on its way to Redis for a client that went away is still there.
+    pub async fn queue(&self, batch: Batch, room: OwnedSemaphorePermit) -> Result<(), QueueError> {
+        let (answer, answered) = oneshot::channel();
+        let broker = self.clone();
+        tokio::spawn(request::elsewhere(async move {
+            let result = broker.add_in_time(batch, room).await;
+            broker.figures.queued(&result);
+            // A client that went away does not hear it.
+            let _ = answer.send(result);
+        }));
+        answered
+            .await
+            .unwrap_or_else(|_| Err(QueueError::Unavailable("queueing the events panicked".to_owned())))
     }
 
-    async fn add(&self, batch: Batch) -> Result<(), QueueError> {
+    /// Adds the events, and gives up when that takes too long. What has been handed to the connection by then goes on, with
+    /// its room.
+    async fn add_in_time(&self, batch: Batch, room: OwnedSemaphorePermit) -> Result<(), QueueError> {
         let connections = self.link.connections().map_err(QueueError::Unavailable)?;
+        let mut adding = Box::pin({
+            let (broker, connections) = (self.clone(), Arc::clone(&connections));
+            async move { broker.add(&connections, batch).await }
+        });
+        if let Ok(result) = tokio::time::timeout(BROKER_ANSWER_TIMEOUT, adding.as_mut()).await {
+            // First, so that who has the answer finds the room free.
+            drop(room);
+            return result;
+        }
+        self.link.doubt();
+        let mut link = self.link.clone();
+        tokio::spawn(async move {
+            // The bytes go with the answer, or with the connection.
+            tokio::select! {
+                _ = adding => {}
+                () = link.replaced(&connections) => {}
+            }
+            drop(room);
+        });
+        Err(QueueError::Unavailable(format!(
+            "Redis did not answer within {} s; it may have the events",
+            BROKER_ANSWER_TIMEOUT.as_secs()
+        )))
+    }
+
+    async fn add(&self, connections: &Connections, batch: Batch) -> Result<(), QueueError> {
         let entries = written(batch, connections.partitions()).await?;
         let events = entries.iter().map(|entry| entry.events).sum();
         let bytes = entries.iter().map(|entry| entry.json.len() as u64).sum();

@@ -165,6 +165,17 @@ pub fn current<T>(read: impl FnOnce(&Context) -> T) -> Option<T> {
     CURRENT.try_with(read).ok()
 }
 
+/// `work`, done for the current request also when another task polls it.
+pub fn elsewhere<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let context = current(Clone::clone);
+    async move {
+        match context {
+            Some(context) => context.work(work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// `work`, to be done for the current request also when it is done on another thread.
 pub fn here<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     let context = current(Clone::clone);

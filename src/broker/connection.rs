@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::{Notify, watch};
 
@@ -61,6 +62,14 @@ impl Link {
     /// Waits until there are connections. Never ends once the keeper is gone.
     pub(super) async fn up(&mut self) {
         if self.state.wait_for(Result::is_ok).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until these connections are lost, or others have taken their place. Never ends once the keeper is gone.
+    pub(super) async fn replaced(&mut self, connections: &Arc<Connections>) {
+        let is_other = |state: &State| !matches!(state, Ok(now) if Arc::ptr_eq(now, connections));
+        if self.state.wait_for(is_other).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -322,6 +331,13 @@ impl Connections {
         self.shared[next % self.shared.len()].clone()
     }
 
+    /// The same, without a bound for the wait: who calls has to bound it.
+    pub(super) fn patient(&self) -> MultiplexedConnection {
+        let mut connection = self.shared();
+        connection.set_response_timeout(Duration::MAX);
+        connection
+    }
+
     /// A new one, for what blocks in Redis.
     pub(super) async fn own(&self) -> RedisResult<MultiplexedConnection> {
         open(&self.client).await
@@ -331,10 +347,10 @@ impl Connections {
     pub(super) async fn check(&self) -> RedisResult<()> {
         for connection in &self.shared {
             let pong = redis::cmd("PING").exec_async(&mut connection.clone()).await;
-            pong.or_else(|error| match error.is_unrecoverable_error() {
-                true => Err(error),
+            pong.or_else(|error| match error.code() {
                 // An access list may forbid it; that is an answer, too.
-                false => Ok(()),
+                Some(_) if !error.is_unrecoverable_error() => Ok(()),
+                _ => Err(error),
             })?;
         }
         Ok(())

@@ -175,7 +175,7 @@ pub(super) struct Obituary {
 }
 
 impl Connections {
-    /// Adds entries to their streams, all or none.
+    /// Adds entries to their streams, all or none. Ends with the answer or the connection, however long that takes.
     pub(super) async fn add(
         &self,
         entries: Vec<Entry>,
@@ -197,7 +197,7 @@ impl Connections {
         for entry in entries {
             call.arg(entry.events).arg(entry.json);
         }
-        let added: String = script.call(&call, self.shared()).await?;
+        let added: String = script.call(&call, self.patient()).await?;
         Ok(match added.as_str() {
             "added" => Added::All,
             "full" => Added::Full,

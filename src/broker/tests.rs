@@ -28,6 +28,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_millis(300);
@@ -95,6 +96,12 @@ fn batch(events: &[(&str, &str)]) -> Batch {
         .collect();
     let body = format!("[{}]", events.join(","));
     parse(body.into_bytes(), Shape::Any, &IDENTITY, 1_000).expect("valid events")
+}
+
+/// Room of the request bodies.
+fn room() -> OwnedSemaphorePermit {
+    let room = Arc::new(Semaphore::new(1)).try_acquire_owned();
+    room.expect("it is free")
 }
 
 async fn connect(redis: &Redis) -> Arc<Connections> {
@@ -220,7 +227,7 @@ async fn leases_that_are_lost_are_replaced_at_once() {
     .await;
     let topics: Vec<String> = (0..40).map(|number| format!("topic-{number}")).collect();
     let events: Vec<_> = topics.iter().map(|topic| (topic.as_str(), "0")).collect();
-    let queued = instance.broker.queue(batch(&events));
+    let queued = instance.broker.queue(batch(&events), room());
     queued.await.unwrap_or_else(|error| panic!("{error}"));
     eventually("all is stored", || {
         (store.identities().len() == topics.len()).then_some(())
@@ -299,7 +306,7 @@ async fn two_instances_share_the_work_and_one_takes_over_when_the_other_dies_or_
             let id = sent.to_string();
             let events: Vec<_> = topics.iter().map(|topic| (topic.as_str(), id.as_str())).collect();
             broker
-                .queue(batch(&events))
+                .queue(batch(&events), room())
                 .await
                 .unwrap_or_else(|error| panic!("{error}"));
             sent += 1;
@@ -350,7 +357,7 @@ async fn a_consumer_that_the_store_fences_off_comes_back_with_a_newer_lease_and_
     for id in 0..20 {
         let queued = instance
             .broker
-            .queue(batch(&[("a", &id.to_string()), ("b", &id.to_string())]));
+            .queue(batch(&[("a", &id.to_string()), ("b", &id.to_string())]), room());
         queued.await.unwrap_or_else(|error| panic!("{error}"));
     }
     let stored = eventually("all is stored", || {
@@ -399,7 +406,7 @@ async fn two_instances_go_on_when_redis_is_emptied_or_has_lost_its_file() {
         let events: Vec<_> = topics.iter().map(|topic| (topic.as_str(), id.as_str())).collect();
         let deadline = Instant::now() + PATIENCE;
         // Through either of them, as soon as it is connected.
-        while let Err(error) = instances[round % 2].broker.queue(batch(&events)).await {
+        while let Err(error) = instances[round % 2].broker.queue(batch(&events), room()).await {
             assert!(Instant::now() < deadline, "{error}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -429,7 +436,7 @@ async fn while_the_store_is_away_publishes_are_queued_and_then_all_of_them_are_s
         let id = sent.to_string();
         let queued = instance
             .broker
-            .queue(batch(&[("a", &id), ("b", &id), ("c", &id)]));
+            .queue(batch(&[("a", &id), ("b", &id), ("c", &id)]), room());
         queued.await.unwrap_or_else(|error| panic!("{error}"));
         sent += 1;
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -454,7 +461,7 @@ async fn what_fails_alone_again_and_again_becomes_a_dead_letter_and_what_is_behi
     let instance = Instance::start(&redis, &store).await;
     store.set_fault(Fault::Poison);
     for id in ["0", "poison", "1"] {
-        let queued = instance.broker.queue(batch(&[("a", id)]));
+        let queued = instance.broker.queue(batch(&[("a", id)]), room());
         queued.await.unwrap_or_else(|error| panic!("{error}"));
     }
     // Only that others are stored tells that it is the event's fault. Those behind it in its partition are not.
@@ -467,7 +474,7 @@ async fn what_fails_alone_again_and_again_becomes_a_dead_letter_and_what_is_behi
     let mut others = 0;
     while redis.call::<u64>(&["XLEN", keys::DEAD]) == 0 {
         let id = others.to_string();
-        let queued = instance.broker.queue(batch(&[(&topic, &id)]));
+        let queued = instance.broker.queue(batch(&[(&topic, &id)]), room());
         queued.await.unwrap_or_else(|error| panic!("{error}"));
         others += 1;
         eventually("it is stored", || {
@@ -517,7 +524,7 @@ async fn what_fails_while_the_store_stores_nothing_else_is_not_buried() {
     let instance = Instance::start(&redis, &store).await;
     store.set_fault(Fault::Events);
     for id in ["0", "1"] {
-        let queued = instance.broker.queue(batch(&[("a", id)]));
+        let queued = instance.broker.queue(batch(&[("a", id)]), room());
         queued.await.unwrap_or_else(|error| panic!("{error}"));
     }
     eventually("it is tried more often than what is to blame", || {
@@ -545,14 +552,12 @@ async fn an_entry_that_finds_no_place_in_the_queue_is_not_blamed_for_it() {
     let (ingest, _queue) = ingest::queue(1);
     let health = Health::default();
     health.set_committer_running(true);
-    let room = Arc::new(tokio::sync::Semaphore::new(1));
-    let room = room.acquire_owned().await.expect("it is open");
     let first = ingest.clone();
-    tokio::spawn(async move { first.submit(batch(&[("b", "0")]), room).await });
+    tokio::spawn(async move { first.submit(batch(&[("b", "0")]), room()).await });
     let started = Broker::start(config(&redis), store.as_ref(), ingest, health).await;
     let (broker, running) = started.unwrap_or_else(|error| panic!("{error}"));
     broker
-        .queue(batch(&[("a", "0")]))
+        .queue(batch(&[("a", "0")]), room())
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     let streams = (0..BROKER_PARTITIONS).map(keys::stream);
@@ -599,7 +604,7 @@ async fn of_an_entry_only_the_events_that_the_store_refuses_become_dead_letters(
     let store = Arc::new(FakeStore::default());
     store.set_fault(Fault::Topics);
     let instance = Instance::start(&redis, &store).await;
-    let queued = instance.broker.queue(batch(&[("a", "0"), ("a", "1")]));
+    let queued = instance.broker.queue(batch(&[("a", "0"), ("a", "1")]), room());
     queued.await.unwrap_or_else(|error| panic!("{error}"));
     let letters = Letters::open(&config(&redis).url).await.expect("Redis is there");
     eventually("both are refused", || {
@@ -633,19 +638,51 @@ async fn a_publish_is_added_whole_or_not_at_all() {
     let (broker, running) = started.unwrap_or_else(|error| panic!("{error}"));
     let some = [("a", "0"), ("b", "0"), ("c", "0")];
     broker
-        .queue(batch(&some))
+        .queue(batch(&some), room())
         .await
         .unwrap_or_else(|error| panic!("{error}"));
-    let refused = broker.queue(batch(&some)).await;
+    let refused = broker.queue(batch(&some), room()).await;
     assert!(matches!(refused, Err(QueueError::Full { .. })), "{refused:?}");
     broker
-        .queue(batch(&some[..2]))
+        .queue(batch(&some[..2]), room())
         .await
         .unwrap_or_else(|error| panic!("{error}"));
-    let refused = broker.queue(batch(&[some, some].concat())).await;
+    let refused = broker.queue(batch(&[some, some].concat()), room()).await;
     assert!(matches!(refused, Err(QueueError::TooLarge { .. })), "{refused:?}");
     let held: u64 = redis.call(&["HGET", keys::QUEUED, "events"]);
     assert_eq!(held, 5);
+    running.stop().await;
+}
+
+/// The room went with the request. A client that left took it back, while what it had sent was still on its way to a slow
+/// Redis: clients that came and left could fill the memory.
+#[tokio::test]
+async fn a_publish_holds_its_room_until_redis_has_it_also_when_its_client_leaves() {
+    let redis = Redis::start();
+    redis.occupy();
+    let store = Arc::new(FakeStore::default());
+    let (ingest, _queue) = ingest::queue(100);
+    let started = Broker::start(config(&redis), store.as_ref(), ingest, Health::default()).await;
+    let (broker, running) = started.unwrap_or_else(|error| panic!("{error}"));
+    let () = redis.call(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let rooms = Arc::new(Semaphore::new(1));
+    let room = Arc::clone(&rooms).try_acquire_owned().expect("it is free");
+    let mut publish = Box::pin(broker.queue(batch(&[("a", "0")]), room));
+    // So far that it waits for Redis.
+    std::future::poll_fn(|context| {
+        assert!(publish.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    drop(publish);
+    assert_eq!(rooms.available_permits(), 0);
+    let () = redis.call(&["CLIENT", "UNPAUSE"]);
+    eventually("the room is given back", || {
+        (rooms.available_permits() == 1).then_some(())
+    })
+    .await;
+    let held: u64 = redis.call(&["HGET", keys::QUEUED, "events"]);
+    assert_eq!(held, 1, "it is queued all the same");
     running.stop().await;
 }
 

@@ -312,8 +312,7 @@ async fn accept(app: &App, sender: &Sender, request: Request, shape: Shape) -> R
     }
     let response = match (ack, &app.broker) {
         (Ack::Queued, Some(broker)) => {
-            broker.queue(batch).await?;
-            drop(room);
+            broker.queue(batch, room).await?;
             queued(events)
         }
         _ => commit(app, batch, room, results).await?,
