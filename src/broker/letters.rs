@@ -53,8 +53,7 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// Counts others as well.
-    pub fn add(&mut self, others: Self) {
+    fn add(&mut self, others: Self) {
         self.settled += others.settled;
         self.refused.extend(others.refused);
     }
@@ -92,11 +91,20 @@ impl Letters {
 
     /// Up to `limit` letters, at most [`MAX_DEAD_LETTERS_PAGE`], from the oldest one after `after`.
     pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<Vec<Letter>, LetterError> {
+        self.between(after, "+", limit).await
+    }
+
+    async fn between(
+        &self,
+        after: Option<&str>,
+        last: &str,
+        limit: usize,
+    ) -> Result<Vec<Letter>, LetterError> {
         let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         let entries: Vec<Value> = redis::cmd("XRANGE")
             .arg(keys::DEAD)
             .arg(from)
-            .arg("+")
+            .arg(last)
             .arg("COUNT")
             .arg(limit.min(MAX_DEAD_LETTERS_PAGE))
             .query_async(&mut self.connections.shared())
@@ -135,6 +143,24 @@ impl Letters {
             all.add(Settled { settled, refused });
         }
         Ok(all)
+    }
+
+    /// Settles all letters up to `newest`. Those that came after it stay, whatever somebody else settles at the same time,
+    /// `newest` itself included: what is queued again may become a dead letter again.
+    pub async fn settle_up_to(&self, settlement: Settlement, newest: &str) -> Result<Settled, LetterError> {
+        let mut all = Settled::default();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self
+                .between(after.as_deref(), newest, MAX_DEAD_LETTERS_PAGE)
+                .await?;
+            let ids: Vec<String> = page.into_iter().map(|letter| letter.id).collect();
+            let Some(last) = ids.last() else {
+                return Ok(all);
+            };
+            all.add(self.settle(settlement, &ids).await?);
+            after = Some(last.clone());
+        }
     }
 }
 

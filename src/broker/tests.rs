@@ -624,6 +624,35 @@ async fn of_an_entry_only_the_events_that_the_store_refuses_become_dead_letters(
     instance.running.stop().await;
 }
 
+/// It went on until it came across the newest letter that there had been at its beginning. When somebody else had settled
+/// that one meanwhile, it never did, and took letters that nobody had looked at.
+#[tokio::test]
+async fn who_settles_all_letters_leaves_those_that_came_later_also_when_others_settle_some() {
+    let redis = Redis::start();
+    connect(&redis).await;
+    let letters = Letters::open(&config(&redis).url).await.expect("Redis is there");
+    let bury = || -> String {
+        let letter = ["partition", "0", "reason", "none", "events", "1", "data", "[]"];
+        redis.call(&[&["XADD", keys::DEAD, "*"], &letter[..]].concat())
+    };
+    for settlement in [Settlement::Requeue, Settlement::Delete] {
+        let before: Vec<String> = (0..250).map(|_| bury()).collect();
+        let newest = letters.newest().await.expect("Redis answers").expect("a letter");
+        let removed: u64 = redis.call(&["XDEL", keys::DEAD, &newest, &before[7]]);
+        assert_eq!(removed, 2);
+        let later = bury();
+        let settled = letters
+            .settle_up_to(settlement, &newest)
+            .await
+            .expect("Redis answers");
+        assert_eq!((settled.settled, settled.refused.len()), (248, 0));
+        let left = letters.page(None, 10).await.expect("Redis answers");
+        assert_eq!(left.iter().map(|letter| &letter.id).collect::<Vec<_>>(), [&later]);
+        let removed: u64 = redis.call(&["XDEL", keys::DEAD, &later]);
+        assert_eq!(removed, 1);
+    }
+}
+
 #[tokio::test]
 async fn a_publish_is_added_whole_or_not_at_all() {
     let redis = Redis::start();

@@ -136,31 +136,15 @@ fn block(letter: &Letter) -> String {
 impl Settle {
     async fn run(self, settlement: Settlement) -> Result<(), Failure> {
         let letters = self.output.letters().await?;
-        let mut all = Settled::default();
-        let mut wanted = self.ids.len() as u64;
-        if self.all {
-            // Those that are queued again may become dead letters again: only what is there now.
-            let mut last: Option<String> = None;
-            let newest = letters.newest().await?;
-            while let Some(newest) = &newest {
-                let page = letters.page(last.as_deref(), MAX_DEAD_LETTERS_PAGE).await?;
-                let ids: Vec<String> = page.into_iter().map(|letter| letter.id).collect();
-                let done = ids.is_empty() || ids.contains(newest);
-                let end = ids
-                    .iter()
-                    .position(|id| id == newest)
-                    .map_or(ids.len(), |at| at + 1);
-                last = ids.last().cloned();
-                wanted += end as u64;
-                all.add(letters.settle(settlement, &ids[..end]).await?);
-                if done {
-                    break;
-                }
+        let all = if self.all {
+            // Only what is there now.
+            match letters.newest().await? {
+                Some(newest) => letters.settle_up_to(settlement, &newest).await?,
+                None => Settled::default(),
             }
         } else {
-            all.add(letters.settle(settlement, &self.ids).await?);
-        }
-        let missing = wanted - all.settled - all.refused.len() as u64;
+            letters.settle(settlement, &self.ids).await?
+        };
         if self.output.json {
             output::print_json(&all)?;
         } else {
@@ -176,7 +160,8 @@ impl Settle {
                 printable(&all.refused.join(", "))
             )));
         }
-        if missing > 0 {
+        let missing = (self.ids.len() as u64).saturating_sub(all.settled + all.refused.len() as u64);
+        if !self.all && missing > 0 {
             return Err(Failure::Failed(format!(
                 "{missing} of the ids are of no dead letter; `oncelog broker dead list` shows those that there are"
             )));
