@@ -31,7 +31,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const LEASE: Duration = Duration::from_millis(300);
+const LEASE: Duration = Duration::from_secs(1);
 
 /// An instance: a broker, and a committer on a store that it may share with others.
 struct Instance {
