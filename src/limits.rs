@@ -179,6 +179,8 @@ pub const BROKER_IDLE_WAIT: Duration = Duration::from_secs(1);
 pub const BROKER_BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// Largest bound of that.
 pub const BROKER_BACKOFF_MOST: Duration = Duration::from_secs(2);
+/// Refusals of Redis that a consumer remembers, so as to say each once: a list of what is allowed may refuse several commands.
+pub const BROKER_REFUSALS: usize = 8;
 /// Most entries that a consumer takes at once.
 pub const BROKER_READ_ENTRIES: usize = 512;
 /// Bytes of entries after which a consumer takes no more at once; four entries, of at most [`MAX_EVENT_BYTES`] and a few

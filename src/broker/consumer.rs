@@ -18,8 +18,8 @@ use crate::{
     faults::{self, CrashPoint},
     ingest::SubmitError,
     limits::{
-        BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST, BROKER_IDLE_WAIT, BROKER_STORE_CHECK, BROKER_TRIES,
-        BROKER_VERDICT_WAIT, MAX_COMMIT_EVENTS, MAX_TOPICS, PARSE_INLINE_BYTES,
+        BROKER_BACKOFF_FIRST, BROKER_BACKOFF_MOST, BROKER_IDLE_WAIT, BROKER_REFUSALS, BROKER_STORE_CHECK,
+        BROKER_TRIES, BROKER_VERDICT_WAIT, MAX_COMMIT_EVENTS, MAX_TOPICS, PARSE_INLINE_BYTES,
     },
     request::{self, Panicked},
     stopping::told,
@@ -44,8 +44,8 @@ pub(super) struct Consumer {
     last_failure: Option<String>,
     /// The entry that was tried alone last.
     suspect: Option<Suspect>,
-    /// What Redis refused last: that is not said again with each try.
-    refused: Option<String>,
+    /// What Redis refused, the last first: that is not said again with each try.
+    refused: Vec<String>,
     /// For waiting in Redis, which blocks the connection.
     waiting: Option<MultiplexedConnection>,
 }
@@ -97,7 +97,7 @@ impl Consumer {
             careful: true,
             last_failure: None,
             suspect: None,
-            refused: None,
+            refused: Vec::new(),
             waiting: None,
         }
     }
@@ -124,7 +124,17 @@ impl Consumer {
                         // For nothing: somebody has moved the group behind what is in the stream.
                         self.pause(BROKER_IDLE_WAIT).await;
                     }
-                    woken = self.wait().await;
+                    woken = match self.wait().await {
+                        Ok(found) => {
+                            backoff.reset();
+                            found
+                        }
+                        Err(error) => {
+                            self.failed_by_redis(&error);
+                            self.pause(backoff.next_wait(None)).await;
+                            false
+                        }
+                    };
                 }
                 Turn::Failed => {
                     self.careful = true;
@@ -402,9 +412,9 @@ impl Consumer {
     }
 
     /// Waits for an entry, for a while; true when there is one.
-    async fn wait(&mut self) -> bool {
+    async fn wait(&mut self) -> Result<bool, RedisError> {
         let Ok(connections) = self.site.link.connections() else {
-            return false;
+            return Ok(false);
         };
         let mut stopping = self.stopping.clone();
         let partition = self.lease.partition;
@@ -418,35 +428,32 @@ impl Consumer {
         };
         let waited = tokio::select! {
             waited = waited => waited,
-            () = told(&mut stopping) => return false,
+            () = told(&mut stopping) => return Ok(false),
         };
-        match waited {
-            Ok(found) => found,
-            Err(error) => {
-                self.waiting = None;
-                self.failed_by_redis(&error);
-                self.pause(BROKER_BACKOFF_FIRST).await;
-                false
-            }
+        if waited.is_err() {
+            self.waiting = None;
         }
+        waited
     }
 
     /// Redis did not do what it was asked for. What it refuses is told of: the others may go on while this partition stands
     /// still. That it is away the keeper tells.
     fn failed_by_redis(&mut self, error: &RedisError) {
         let partition = self.lease.partition;
-        let text = error.to_string();
-        if error.code().is_none() || error.is_unrecoverable_error() || self.refused.as_ref() == Some(&text) {
+        if error.code().is_none() || error.is_unrecoverable_error() {
             tracing::debug!(partition, %error, "the broker failed a consumer");
-        } else {
+            return self.site.link.doubt();
+        }
+        let text = error.to_string();
+        if !self.refused.contains(&text) {
             tracing::warn!(
                 partition,
                 %error,
                 "Redis refuses what this partition needs; its events wait until that is put right"
             );
-            self.refused = Some(text);
+            self.refused.truncate(BROKER_REFUSALS - 1);
+            self.refused.insert(0, text);
         }
-        self.site.link.doubt();
     }
 
     /// Sleeps, unless it is told to stop.

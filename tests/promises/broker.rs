@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, thread,
+    time::Instant,
 };
 
 fn server(redis: &Redis) -> Server {
@@ -507,6 +508,39 @@ fn what_redis_refuses_a_partition_is_told_of_once() {
     assert_eq!(distinct.len(), partitions.len(), "{log}");
     let () = redis.call(&["ACL", "SETUSER", "default", "+xreadgroup"]);
     received(&mut client, 2);
+}
+
+/// Waiting for an entry, alone of all that a consumer does, was tried again every 50 ms by each partition, for ever, and had all
+/// connections looked at each time.
+#[test]
+fn what_redis_refuses_is_tried_again_more_and_more_seldom() {
+    const PARTITIONS: u64 = 16;
+    for command in ["xread", "xreadgroup"] {
+        let redis = Redis::start();
+        let server = server(&redis);
+        let mut client = server.client();
+        queued(&mut client, &[Event::new("t", "1")]);
+        received(&mut client, 1);
+        let () = redis.call(&["ACL", "SETUSER", "default", &format!("-{command}")]);
+        let () = redis.call(&["CONFIG", "RESETSTAT"]);
+        // About so many times each partition, once all have begun.
+        let refused = |count: u64| {
+            eventually("it is tried again and again", || {
+                let refused = statistic(&redis, command, "rejected_calls");
+                (refused >= count * PARTITIONS).then(Instant::now)
+            })
+        };
+        let [early, late] = [(1, 5), (8, 12)].map(|(from, to)| {
+            let from = refused(from);
+            refused(to) - from
+        });
+        assert!(2 * late > 3 * early, "{command}: {early:?}, then {late:?}");
+        // An answer, whatever it is, says that its connection is well.
+        assert_eq!(statistic(&redis, "ping", "calls"), 0, "{command}");
+        let () = redis.call(&["ACL", "SETUSER", "default", &format!("+{command}")]);
+        queued(&mut client, &[Event::new("t", "2")]);
+        received(&mut client, 2);
+    }
 }
 
 /// It was written first and the entry taken out last: each time that was refused left one more letter.
