@@ -117,10 +117,7 @@ impl Committer {
                 self.report().flush();
                 if timeout.is_some() {
                     let began = Instant::now();
-                    let result = self.writer.probe();
-                    if result.is_err() {
-                        self.queue.figures().failed(0);
-                    }
+                    let result = self.probe();
                     self.note(began, &result);
                 }
                 continue;
@@ -134,7 +131,14 @@ impl Committer {
             let maintained = maintain.then(|| self.writer.maintain());
             // That there was nothing to do, or that it went well, does not say that a commit would.
             let maintained = maintained.filter(Result::is_err);
-            if let Some(result) = [committed, maintained].into_iter().flatten().reduce(Result::and) {
+            // Who is asked for maintenance again and again would never come to the end of a pause.
+            let probes = timeout.is_some() && committed.is_none() && maintained.is_none() && !stop;
+            let probed = probes.then(|| self.probe());
+            if let Some(result) = [committed, maintained, probed]
+                .into_iter()
+                .flatten()
+                .reduce(Result::and)
+            {
                 self.note(began, &result);
             }
             if stop {
@@ -147,6 +151,14 @@ impl Committer {
         if let Err(error) = self.writer.close() {
             tracing::error!(%error, "the store was not closed tidily; it is put right at the next start");
         }
+    }
+
+    fn probe(&mut self) -> Result<(), CommitError> {
+        let result = self.writer.probe();
+        if result.is_err() {
+            self.queue.figures().failed(0);
+        }
+        result
     }
 
     fn commit(&mut self, turn: Turn) -> Result<(), CommitError> {
