@@ -9,20 +9,27 @@ use crate::{
 use std::time::Duration;
 use tokio_postgres::{Client, Error, Row};
 
-/// Up to `$3` rows that can be folded: all but the newest of each writer, which tells whether that commit happened. Names
-/// that were taken from commits are kept longer, or a transaction that still hangs on the server could have its own after
-/// all.
-const ENDED: &str = "
-WITH newest AS (SELECT writer, max(number) AS number FROM commits GROUP BY writer),
+/// Folds the rows of ended commits into the counters, up to `$3` of them, in one transaction: nothing is ever counted twice or
+/// not at all, and readers see all of it or nothing.
+///
+/// Ended are all but the newest of each writer, which tells whether that commit happened. Names that were taken from commits
+/// are kept longer, or a transaction that still hangs on the server could have its own after all. Writers and their newest
+/// are found by steps through the primary key: what waits may be many times what is folded at once, and is not read for it.
+const FOLD: &str = "
+WITH RECURSIVE writers AS (
+    SELECT min(writer) AS writer FROM commits
+    UNION ALL
+    SELECT (SELECT min(writer) FROM commits WHERE commits.writer > writers.writer) FROM writers WHERE writer IS NOT NULL
+),
+newest AS (
+    SELECT writer, (SELECT max(number) FROM commits WHERE commits.writer = writers.writer) AS number
+    FROM writers WHERE writer IS NOT NULL
+),
 ended AS (
     SELECT writer, commits.number FROM commits JOIN newest USING (writer)
     WHERE (commits.number < newest.number AND (topics <> '{}' OR at < $1)) OR at < $2
     LIMIT $3
-)";
-
-/// Folds the rows of ended commits into the counters, in one transaction: nothing is ever counted twice or not at all,
-/// and readers see all of it or nothing.
-const FOLD: &str = ",
+),
 folded AS (
     DELETE FROM commits USING ended
     WHERE commits.writer = ended.writer AND commits.number = ended.number
@@ -63,14 +70,6 @@ pub(super) async fn fold(client: &mut Client) -> Result<(), Error> {
         before(limits::POSTGRES_DISOWNED_MEMORY),
         before(limits::POSTGRES_COMMIT_MEMORY),
     ];
-    let is_waiting = format!("{ENDED} SELECT EXISTS (SELECT FROM ended)");
-    let is_waiting: bool = client
-        .query_one(&is_waiting, &[&oldest[0], &oldest[1], &1_i64])
-        .await?
-        .get(0);
-    if !is_waiting {
-        return Ok(());
-    }
     let transaction = client.transaction().await?;
     let is_ours: bool = transaction
         .query_one("SELECT pg_try_advisory_xact_lock($1)", &[&FOLD_LOCK])
@@ -78,10 +77,7 @@ pub(super) async fn fold(client: &mut Client) -> Result<(), Error> {
         .get(0);
     if is_ours {
         transaction
-            .execute(
-                &format!("{ENDED}{FOLD}"),
-                &[&oldest[0], &oldest[1], &limits::POSTGRES_FOLD_COMMITS],
-            )
+            .execute(FOLD, &[&oldest[0], &oldest[1], &limits::POSTGRES_FOLD_COMMITS])
             .await?;
     }
     transaction.commit().await
