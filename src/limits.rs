@@ -333,6 +333,8 @@ pub const POSTGRES_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// [`POSTGRES_IDLE_TIMEOUT`]; without an answer both ends give up after [`POSTGRES_COMMIT_TIMEOUT`]. The server does not
 /// end a COPY that waits for its rows in another way, and that holds up readers.
 pub const POSTGRES_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a start waits for a table that it has to change for a newer version, while the commits of others wait behind it.
+pub const POSTGRES_MIGRATION_LOCK_WAIT: Duration = Duration::from_secs(5);
 /// A commit that has no answer after this long is given up, and found out about on another connection.
 pub const POSTGRES_COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A commit that failed for a reason that passes is tried again for this long: a server restarts within it.

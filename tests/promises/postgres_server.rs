@@ -67,6 +67,38 @@ fn tables_of_a_newer_version_are_refused_and_stay_as_they_are() {
     assert_eq!(database.instance().client().counters(), [1, 1, 0, 0]);
 }
 
+/// Whoever waits to change a table has everybody wait behind it: a start beside a long `pg_dump` would have kept the running
+/// instances from committing.
+#[test]
+fn a_start_that_cannot_change_the_tables_gives_up_and_the_next_one_does_it() {
+    let database = Database::new();
+    let instance = database.instance();
+    instance.client().publish(&[Event::new("topic", "id")]);
+    instance.stop();
+    // As an earlier version left it.
+    database.sql(
+        "DROP FUNCTION oncelog.commit_few; ALTER TABLE oncelog.commits DROP COLUMN stored; \
+         DELETE FROM oncelog.schema_version WHERE version = 5",
+    );
+    let holds = "BEGIN; SELECT count(*) FROM oncelog.commits; SELECT pg_sleep(60)";
+    let holder = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()";
+    thread::scope(|scope| {
+        scope.spawn(|| database.server().try_sql(database.name(), holds));
+        eventually("the table is held", || {
+            let is_held = format!("SELECT EXISTS (SELECT {holder} AND wait_event = 'PgSleep')");
+            (database.sql(&is_held) == "t").then_some(())
+        });
+        refused_with(&database.url(), "something else holds the tables");
+        database.sql(&format!("SELECT pg_terminate_backend(pid) {holder}"));
+    });
+    let again = database.instance();
+    assert_eq!(
+        again.client().publish(&[Event::new("topic", "id")])["duplicates"],
+        1
+    );
+    assert_eq!(again.client().publish(&[Event::new("topic", "2")])["accepted"], 1);
+}
+
 #[test]
 fn a_server_that_does_not_let_it_in_is_named_without_the_password() {
     let database = Database::new();

@@ -8,7 +8,10 @@ use crate::{
 use deadpool_postgres::PoolError;
 use rustls::CertificateError;
 use std::{error::Error as _, fmt::Write as _};
-use tokio_postgres::{Error, error::SqlState};
+use tokio_postgres::{
+    Error,
+    error::{Severity, SqlState},
+};
 
 /// An error and what caused it, in one line.
 pub(super) fn chain(error: &Error) -> String {
@@ -80,6 +83,9 @@ fn advice(error: &Error) -> &'static str {
         {
             "correct DATABASE_URL, or what its user may do on the server"
         }
+        Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
+            "something else holds the tables, a pg_dump perhaps: try again when it has ended"
+        }
         Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
             "it is a standby; name the primary, or all servers of the cluster, in DATABASE_URL"
         }
@@ -131,6 +137,16 @@ pub(super) fn is_connection(error: &Error) -> bool {
             ]
             .contains(code)
     })
+}
+
+/// Whether a commit that failed in this way may have happened all the same: nobody has answered, or a server process that
+/// ended itself. One that cannot sync has told its client before it goes down, and may find the commit in its log when it is
+/// back. Any other error that the server tells is told after it has undone all.
+pub(super) fn leaves_in_doubt(error: &Error) -> bool {
+    is_connection(error)
+        || error
+            .as_db_error()
+            .is_some_and(|error| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
 }
 
 /// Whether the same commit may succeed when it is tried again soon.

@@ -52,7 +52,7 @@ pub(super) struct First<'a> {
 }
 
 /// What became of a commit's events.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Decided {
     pub(super) outcomes: Vec<Outcomes>,
     pub(super) counts: Counts,
@@ -62,7 +62,7 @@ pub(super) struct Decided {
 pub(super) type Outcomes = Result<Vec<Placed>, Refused>;
 
 /// What a commit counts: arrays with an entry a topic.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) topics: Vec<TopicNumber>,
     pub(super) accepted: Vec<i64>,

@@ -6,7 +6,7 @@
 use super::{Server, failure, server::Session};
 use crate::{
     event::Identity,
-    limits::POSTGRES_COMMITS,
+    limits::{POSTGRES_COMMITS, POSTGRES_MIGRATION_LOCK_WAIT},
     store::{Branch, OpenError},
 };
 use tokio_postgres::{Client, Error};
@@ -200,48 +200,54 @@ CREATE TABLE migration (
 /// A commit of a few events in one call.
 fn few() -> String {
     "
--- The seqs of the events that a commit of `commit_few` stored: what it answered can be told again, should the answer be lost.
+-- The seqs of the events that a commit of `commit_few` stored, if any: what it answered can be told again, should the answer be
+-- lost. Other commits do not fill it in.
 ALTER TABLE commits ADD COLUMN stored bigint[];
 -- All of a commit whose identities are all different: announces and takes seqs, stores the new identities and their events,
 -- and counts. Returns the time in microseconds, what was new, and what was there before. Each statement in here sees what
 -- others have committed before it began, so `known` has all that is not new. Seqs are taken in the order of the arrays; rows go
 -- in in the order of their keys, or two commits could wait for each other.
 CREATE FUNCTION commit_few(
-    writer bigint, number bigint, store bytea, keys uuid[], fingerprints bigint[], seconds bigint[], topics integer[],
-    event_ids text[], timestamps text[], sources text[], payloads text[],
-    OUT at bigint, OUT new_keys uuid[], OUT new_seqs bigint[],
+    commit_writer bigint, commit_number bigint, expected bytea, sent_keys uuid[], sent_fingerprints bigint[],
+    sent_seconds bigint[], sent_topics integer[], sent_event_ids text[], sent_timestamps text[], sent_sources text[],
+    sent_payloads text[],
+    OUT committed_at bigint, OUT new_keys uuid[], OUT new_seqs bigint[],
     OUT known_keys uuid[], OUT known_seqs bigint[], OUT known_fingerprints bigint[]
 ) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
 BEGIN
-    commit_few.at := oncelog.announce(store);
+    committed_at := oncelog.announce(expected);
     WITH sent AS MATERIALIZED (
         SELECT *, nextval('oncelog.seqs') AS seq
-        FROM unnest(keys, fingerprints, commit_few.seconds, topics, event_ids, timestamps, sources, payloads)
+        FROM unnest(sent_keys, sent_fingerprints, sent_seconds, sent_topics, sent_event_ids, sent_timestamps,
+                sent_sources, sent_payloads)
             AS of (key, fingerprint, seconds, topic, event_id, timestamp, source, payload)
-    ), new AS (
+    ), identified AS (
         INSERT INTO oncelog.identities (key, seq, fingerprint)
         SELECT key, seq, fingerprint FROM sent ORDER BY key
         ON CONFLICT (key) DO NOTHING RETURNING key, seq
     ), appended AS (
         INSERT INTO oncelog.events (seq, seconds, processed_at, topic, event_id, timestamp, source, payload)
-        SELECT seq, seconds, commit_few.at, topic, event_id, timestamp, source, payload FROM sent JOIN new USING (key, seq)
+        SELECT seq, seconds, committed_at, topic, event_id, timestamp, source, payload
+        FROM sent JOIN identified USING (key, seq)
     )
-    SELECT array_agg(key), array_agg(seq) INTO new_keys, new_seqs FROM new;
-    IF coalesce(cardinality(new_keys), 0) < cardinality(keys) THEN
+    SELECT array_agg(key), array_agg(seq) INTO new_keys, new_seqs FROM identified;
+    IF coalesce(cardinality(new_keys), 0) < cardinality(sent_keys) THEN
         SELECT array_agg(key), array_agg(seq), array_agg(fingerprint) INTO known_keys, known_seqs, known_fingerprints
         FROM oncelog.identities
-        WHERE key = ANY (ARRAY(SELECT unnest(keys) EXCEPT SELECT unnest(new_keys)));
+        WHERE key = ANY (ARRAY(SELECT unnest(sent_keys) EXCEPT SELECT unnest(new_keys)));
+    END IF;
+    IF coalesce(cardinality(new_keys), 0) + coalesce(cardinality(known_keys), 0) < cardinality(sent_keys) THEN
+        RAISE EXCEPTION 'an identity is neither new nor known' USING HINT = 'is something else changing the tables?';
     END IF;
     INSERT INTO oncelog.commits
         (writer, number, at, topics, accepted, duplicates, conflicts, first_seqs, last_seqs, stored)
-    SELECT commit_few.writer, commit_few.number, commit_few.at, array_agg(topic), array_agg(accepted),
-        array_agg(duplicates), array_agg(conflicts), array_agg(first_seq), array_agg(last_seq), new_seqs
+    SELECT commit_writer, commit_number, committed_at, array_agg(topic), array_agg(accepted), array_agg(duplicates),
+        array_agg(conflicts), array_agg(first_seq), array_agg(last_seq), new_seqs
     FROM (
         SELECT topic, count(new.seq) AS accepted, count(*) - count(new.seq) AS duplicates,
             count(*) FILTER (WHERE known.fingerprint <> sent.fingerprint) AS conflicts,
             min(new.seq) AS first_seq, max(new.seq) AS last_seq
-        FROM unnest(topics, keys, fingerprints) AS sent (topic, key, fingerprint)
+        FROM unnest(sent_topics, sent_keys, sent_fingerprints) AS sent (topic, key, fingerprint)
             LEFT JOIN unnest(new_keys, new_seqs) AS new (key, seq) USING (key)
             LEFT JOIN unnest(known_keys, known_fingerprints) AS known (key, fingerprint) USING (key)
         GROUP BY topic
@@ -392,6 +398,11 @@ async fn migrate(client: &Client, version: usize) -> Result<(), Error> {
             )
             .await?;
     }
+    // Others wait behind who waits to change a table; so a start gives up rather than keep running instances from committing.
+    let patience = POSTGRES_MIGRATION_LOCK_WAIT.as_millis();
+    client
+        .batch_execute(&format!("SET LOCAL lock_timeout = {patience}"))
+        .await?;
     for (number, migration) in (1_i32..).zip(MIGRATIONS).skip(version) {
         client.batch_execute(&migration()).await?;
         client
@@ -402,7 +413,7 @@ async fn migrate(client: &Client, version: usize) -> Result<(), Error> {
             .await?;
         tracing::info!(version = number, "the store's tables were brought up to date");
     }
-    Ok(())
+    client.batch_execute("SET LOCAL lock_timeout TO DEFAULT").await
 }
 
 /// Makes what makes the store itself, if it is new.

@@ -38,7 +38,7 @@ pub(super) const FIND: &str = "SELECT key, seq, fingerprint FROM identities WHER
 
 /// Commits a few events whose identities are all different, in one call; returns what [`IDENTIFY`] does. See `commit_few` in
 /// [`super::schema`].
-pub(super) const COMMIT_FEW: &str = "SELECT at, new_keys, new_seqs, known_keys, known_seqs, known_fingerprints \
+pub(super) const COMMIT_FEW: &str = "SELECT committed_at, new_keys, new_seqs, known_keys, known_seqs, known_fingerprints \
      FROM commit_few($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 /// Where identities stand after a commit of [`COMMIT_FEW`] has happened, and whether it stored them.

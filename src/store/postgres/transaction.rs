@@ -62,12 +62,20 @@ pub(super) enum Failed {
     Undone(Error),
     /// There was no answer in time; nothing of it is or will be stored.
     Silent,
-    /// Nobody knows whether it is stored. What is to be told if it is, unless the answer that is lost had that.
-    InDoubt(Option<Decided>),
+    /// Nobody knows whether it is stored.
+    InDoubt(Doubt),
     /// The server contradicts itself.
     Contradiction(Key),
     /// Nothing of it is stored: some batches come under leases that are not the newest. These are.
     Fenced(Vec<Fence>),
+}
+
+/// What is to be told of a commit that is in doubt, should it be stored.
+pub(super) enum Doubt {
+    /// It was decided before.
+    Decided(Decided),
+    /// The answer that is lost had it: see [`Connection::recall`].
+    Recall,
 }
 
 impl From<Error> for Failed {
@@ -110,6 +118,11 @@ impl Connection {
             recall,
             session,
         })
+    }
+
+    /// Whether the other end has gone, as far as was seen.
+    pub(super) fn is_closed(&self) -> bool {
+        self.session.client.is_closed()
     }
 
     /// Says that seqs may come, until the transaction ends; returns the time. Fails when the server has another store than
@@ -329,7 +342,7 @@ async fn write(
     Ok(())
 }
 
-/// An array that the statement [`IDENTIFY`] returns; none when it is empty.
+/// An array that [`IDENTIFY`] or [`COMMIT_FEW`] returns; none when it is empty.
 fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<Vec<T>, Error> {
     let array: Option<Vec<T>> = row.try_get(place)?;
     Ok(array.unwrap_or_default())

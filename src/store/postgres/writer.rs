@@ -2,8 +2,9 @@
 //!
 //! | the connection breaks, or this process is killed | what that leaves |
 //! |---|---|
-//! | before COMMIT was sent, or the call that does all of a small commit | nothing: the server rolls back. The commit is tried again |
-//! | after that, before its answer | the commit happened or not: its row in `commits` tells. Another connection tries to insert that row itself; PostgreSQL makes it wait until the first transaction has ended. The row was there: it happened. It went in: it did not, and never can. What the lost answer of a small commit had is in that row and in the identities, which never change |
+//! | before COMMIT was sent, or the call that is all of a small commit | nothing: the server rolls back. The commit is tried again |
+//! | after that, before its answer | the commit happened or not: its row in `commits` tells. Another connection tries to insert that row itself; PostgreSQL makes it wait until the first transaction has ended. The row was there: it happened. It went in: it did not, and never can |
+//! | the same, of a small commit | as well; what the lost answer had is in that row and in the identities, which never change |
 //! | after the answer | all of it, on disk |
 //!
 //! So a batch is never reported as duplicates of itself. Only a process that is killed leaves a client without an answer;
@@ -13,7 +14,7 @@ use super::{
     Shared, failure,
     plan::{Decided, Plan, Refused, told},
     topics::TopicNumber,
-    transaction::{Connection, Failed, Name},
+    transaction::{Connection, Doubt, Failed, Name},
 };
 use crate::{
     event::{Batch, Event, Key},
@@ -146,12 +147,12 @@ impl PostgresWriter {
                     plan = None;
                     continue;
                 }
-                Failed::InDoubt(decided) => {
+                Failed::InDoubt(doubt) => {
                     // Only what was planned can be in doubt.
                     let Some(plan) = &plan else {
                         return Err(self.silent());
                     };
-                    match self.find_out(plan, decided).await? {
+                    match self.find_out(plan, &doubt).await? {
                         Some(decided) => return Ok(self.done(decided)),
                         None => self.silent(),
                     }
@@ -223,11 +224,11 @@ impl PostgresWriter {
                     faults::reached(CrashPoint::CommitDurable);
                     Ok(decided)
                 }
-                Ok(Err(Failed::Undone(error))) if !failure::is_connection(&error) => {
-                    Err(Failed::Undone(error))
+                Ok(Err(Failed::Undone(error))) if failure::leaves_in_doubt(&error) => {
+                    Err(Failed::InDoubt(Doubt::Recall))
                 }
-                Ok(Err(Failed::Contradiction(key))) => Err(Failed::Contradiction(key)),
-                _ => Err(Failed::InDoubt(None)),
+                Ok(Err(failed)) => Err(failed),
+                Err(_) => Err(Failed::InDoubt(Doubt::Recall)),
             };
         }
         let identified = match timeout(left(), connection.identify(plan)).await {
@@ -240,21 +241,17 @@ impl PostgresWriter {
                 faults::reached(CrashPoint::CommitDurable);
                 Ok(identified.decided)
             }
-            Ok(Err(error)) if !failure::is_connection(&error) => Err(Failed::Undone(error)),
-            _ => Err(Failed::InDoubt(Some(identified.decided))),
+            Ok(Err(error)) if !failure::leaves_in_doubt(&error) => Err(Failed::Undone(error)),
+            _ => Err(Failed::InDoubt(Doubt::Decided(identified.decided))),
         }
     }
 
-    /// Finds out whether the newest commit happened, and what is to be told then; from then on it cannot happen any more.
-    async fn find_out(
-        &mut self,
-        plan: &Plan<'_>,
-        mut decided: Option<Decided>,
-    ) -> Result<Option<Decided>, CommitError> {
+    /// Finds out whether the newest commit happened, and returns what is to be told then; if not, it cannot happen any more.
+    async fn find_out(&mut self, plan: &Plan<'_>, doubt: &Doubt) -> Result<Option<Decided>, CommitError> {
         let until = Instant::now() + limits::POSTGRES_DOUBT;
         let mut pause = limits::POSTGRES_BACKOFF_FIRST;
         loop {
-            let asked = self.ask(plan, &mut decided);
+            let asked = self.ask(plan, doubt);
             let error = match timeout(limits::POSTGRES_COMMIT_TIMEOUT, asked).await {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(Failed::Undone(error))) => failure::commit(&self.shared.server, &error),
@@ -275,18 +272,14 @@ impl PostgresWriter {
     }
 
     /// Asks once.
-    async fn ask(
-        &mut self,
-        plan: &Plan<'_>,
-        decided: &mut Option<Decided>,
-    ) -> Result<Option<Decided>, Failed> {
+    async fn ask(&mut self, plan: &Plan<'_>, doubt: &Doubt) -> Result<Option<Decided>, Failed> {
         if self.disown().await? {
             return Ok(None);
         }
         let name = Name(self.number, self.commit);
-        let decided = match decided.take() {
-            Some(decided) => decided,
-            None => self.connected().await?.recall(plan, name).await?,
+        let decided = match doubt {
+            Doubt::Decided(decided) => decided.clone(),
+            Doubt::Recall => self.connected().await?.recall(plan, name).await?,
         };
         Ok(Some(decided))
     }
@@ -297,10 +290,13 @@ impl PostgresWriter {
         self.connected().await?.disown(name).await
     }
 
+    /// The connection, or another one. One that was closed meanwhile is noticed here, so that nothing is in doubt that was never
+    /// sent: its task runs only while this writer works.
     async fn connected(&mut self) -> Result<&mut Connection, Error> {
+        yield_now().await;
         let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => Connection::open(&self.shared).await?,
+            Some(connection) if !connection.is_closed() => connection,
+            _ => Connection::open(&self.shared).await?,
         };
         Ok(self.connection.insert(connection))
     }
