@@ -214,7 +214,7 @@ mod tests {
         );
         assert_eq!(keys[0].revoked_at, revoked.revoked_at);
         let now = Timestamp::now();
-        assert!(!keys[0].is_live(now) && keys[1].is_live(now));
+        assert!(!keys[0].is_live(|| now) && keys[1].is_live(|| now));
         assert_eq!(keys[1].id, second.id);
         // The secret is not in the file; its hash is.
         let text = fs::read_to_string(file.path()).expect("readable");

@@ -152,14 +152,10 @@ impl Gate {
                 Err(Refused)
             };
         };
-        let presented = std::str::from_utf8(authorization)
-            .ok()
-            .and_then(bearer)
-            .and_then(Presented::parse)
-            .ok_or(Refused)?;
+        let presented = bearer(authorization).and_then(Presented::parse).ok_or(Refused)?;
         let key = keys.get(presented.id).ok_or(Refused)?;
         let known = presented.hash().is(&key.hash);
-        if known && key.record.is_live(Timestamp::now()) {
+        if known && key.record.is_live(Timestamp::now) {
             Ok(Caller::Key(Arc::clone(key)))
         } else {
             Err(Refused)
@@ -236,10 +232,12 @@ fn load(store: &dyn KeyStore, limits: Limits, figures: &Figures, before: &Keys) 
 }
 
 /// What stands behind the scheme, whose name may be in any case.
-fn bearer(authorization: &str) -> Option<&str> {
-    let (scheme, key) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = authorization.split_at_checked(BEARER.len())?;
+    scheme.eq_ignore_ascii_case(BEARER).then(|| key.trim_ascii())
 }
+
+const BEARER: &[u8] = b"bearer ";
 
 #[cfg(test)]
 mod tests {
@@ -350,8 +348,8 @@ mod tests {
             .expect("made");
         let expires_at = record.expires_at.filter(|kept| *kept <= expires_at);
         let expires_at = expires_at.expect("to the microsecond, and never later");
-        assert!(record.is_live(expires_at - jiff::SignedDuration::from_nanos(1)));
-        assert!(!record.is_live(expires_at));
+        assert!(record.is_live(|| expires_at - jiff::SignedDuration::from_nanos(1)));
+        assert!(!record.is_live(|| expires_at));
     }
 
     #[test]

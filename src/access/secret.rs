@@ -48,7 +48,7 @@ impl Secret {
     }
 
     pub(super) fn hash(&self) -> Hash {
-        Hash::of(&self.secret)
+        Hash::of(self.secret.as_bytes())
     }
 }
 
@@ -56,14 +56,20 @@ impl Secret {
 pub(super) struct Presented<'a> {
     /// Its id, if there is such a key.
     pub(super) id: &'a str,
-    secret: &'a str,
+    secret: &'a [u8],
 }
 
 impl<'a> Presented<'a> {
     /// Reads what [`Secret::reveal`] wrote.
-    pub(super) fn parse(text: &'a str) -> Option<Self> {
-        let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
-        Some(Self { id, secret })
+    pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
+        // The secret may have more of them.
+        let mut parts = text
+            .strip_prefix(PREFIX.as_bytes())?
+            .splitn(2, |byte| *byte == b'_');
+        Some(Self {
+            id: std::str::from_utf8(parts.next()?).ok()?,
+            secret: parts.next()?,
+        })
     }
 
     /// Of its secret.
@@ -79,8 +85,8 @@ impl fmt::Debug for Secret {
 }
 
 impl Hash {
-    fn of(secret: &str) -> Self {
-        Self(Sha256::digest(secret.as_bytes()).into())
+    fn of(secret: &[u8]) -> Self {
+        Self(Sha256::digest(secret).into())
     }
 
     /// Compares in a time that says nothing of where they differ.
@@ -106,7 +112,7 @@ mod tests {
     fn a_key_is_read_as_it_was_written_and_two_are_never_the_same() {
         let key = Secret::random().expect("random numbers");
         let revealed = key.reveal();
-        let read = Presented::parse(&revealed).expect("a key");
+        let read = Presented::parse(revealed.as_bytes()).expect("a key");
         assert_eq!(read.id, key.id());
         assert!(read.hash().is(&key.hash()));
         let other = Secret::random().expect("random numbers");

@@ -148,7 +148,7 @@ impl<'a> Shown<'a> {
     fn new(record: &'a KeyRecord, key: Option<String>) -> Self {
         let state = if record.revoked_at.is_some() {
             "revoked"
-        } else if record.is_live(Timestamp::now()) {
+        } else if record.is_live(Timestamp::now) {
             "live"
         } else {
             "expired"
