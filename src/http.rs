@@ -39,11 +39,13 @@ use crate::{
     traces::{OpenSpan, Tracer},
     wakeup::Wakeup,
 };
+use admission::Admitted;
 use answers::AnswerRoom;
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, HeaderValue, Request, Response, Uri, header},
+    extract::State,
+    http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header},
     middleware::{from_fn_with_state, map_response},
     response::IntoResponse,
     routing::get,
@@ -54,6 +56,7 @@ use documents::Documents;
 use error::{Kind, Problem, Unavailable};
 use metrics::{Gathered, Metrics, Route};
 use queries::Queries;
+use rate_limit::Sender;
 pub(crate) use room::{Pressure, Progress};
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -145,6 +148,7 @@ type App = Arc<AppState>;
 /// The API, ready to answer requests. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Api {
+    app: App,
     router: Router,
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
@@ -202,6 +206,7 @@ impl Api {
             .layer(from_fn_with_state(Arc::clone(&app), codings::compress))
             .layer(map_response(codings::vary));
         Self {
+            app: Arc::clone(&app),
             router: router
                 .merge(pages)
                 .route("/problems/{name}", get(documents::problem))
@@ -268,10 +273,7 @@ impl Api {
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
         let (sender, admitted) = admission::admit(&self.gate, route, &mut request);
         let mut response = match admitted {
-            Ok(()) => match self.router.clone().call(request).await {
-                Ok(response) => response,
-                Err(impossible) => match impossible {},
-            },
+            Ok(()) => self.handler(route, sender.clone(), request).await,
             Err(problem) => problem.into_response(),
         };
         if let Some(sender) = sender {
@@ -294,6 +296,29 @@ impl Api {
             );
         }
         response
+    }
+
+    /// Has a request answered by its handler. A publish goes there past the router, for which the router has to say nothing
+    /// but which handler it is (measured: it takes 3,000 of the 50,000 instructions of a request with one event).
+    async fn handler(
+        &self,
+        route: Route,
+        sender: Option<Arc<Sender>>,
+        mut request: Request<Body>,
+    ) -> Response<Body> {
+        if let Some(sender) = sender {
+            if route == Route::Publish && request.method() == Method::POST {
+                let app = State(Arc::clone(&self.app));
+                return publish::publish(app, Admitted(sender), request)
+                    .await
+                    .into_response();
+            }
+            admission::note(&mut request, sender);
+        }
+        match self.router.clone().call(request).await {
+            Ok(response) => response,
+            Err(impossible) => match impossible {},
+        }
     }
 
     /// Logs a request that is refused with a 503, with its id; of many in a second, the first one. What else fails is
@@ -440,7 +465,7 @@ async fn no_such_path(uri: Uri) -> Problem {
     )
 }
 
-async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Problem {
+async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(
         Kind::MethodNotAllowed,
         format!("{} does not take {method}; see the Allow header", uri.path()),

@@ -19,7 +19,7 @@ use axum::{
 };
 use std::{convert::Infallible, sync::Arc};
 
-/// Lets a request in, and notes from whom it is. Also says whose it is, if it counts against somebody's limits.
+/// Lets a request in. Says whose it is, if it counts against somebody's limits; otherwise it is only noted in the request.
 pub(super) fn admit(
     gate: &Gate,
     route: Route,
@@ -31,8 +31,7 @@ pub(super) fn admit(
     match (&need, caller) {
         (Need::Nothing, caller) => {
             if let Ok(caller) = caller {
-                let sender = Arc::new(Sender::uncounted(caller));
-                request.extensions_mut().insert(Known(sender));
+                note(request, Arc::new(Sender::uncounted(caller)));
             }
             (None, Ok(()))
         }
@@ -40,13 +39,14 @@ pub(super) fn admit(
         (_, Ok(caller)) => {
             let (sender, within_limit) = Sender::of_request(caller);
             let admitted = within_limit.and_then(|()| check_scope(&need, &sender.caller));
-            let sender = Arc::new(sender);
-            if admitted.is_ok() {
-                request.extensions_mut().insert(Known(Arc::clone(&sender)));
-            }
-            (Some(sender), admitted)
+            (Some(Arc::new(sender)), admitted)
         }
     }
+}
+
+/// Notes from whom a request is, for its handler.
+pub(super) fn note(request: &mut Request<Body>, sender: Arc<Sender>) {
+    request.extensions_mut().insert(Known(sender));
 }
 
 /// Refuses what the key does not allow.
