@@ -17,7 +17,7 @@ use crate::{
     limits,
     store::{BatchOutcome, CommitError, Fences, Writer},
 };
-use rusqlite::{Connection, config::DbConfig};
+use rusqlite::{Connection, config::DbConfig, wal::CheckpointMode};
 use std::sync::{Arc, atomic::Ordering};
 
 /// The writer of a SQLite store.
@@ -317,7 +317,7 @@ impl Writer for SqliteWriter {
         } = *self;
         drop((checkpoints, repairs));
         faults::reached(CrashPoint::CloseBegun);
-        let closed = checkpoint::checkpoint(&connection, "TRUNCATE").and_then(|_| {
+        let closed = checkpoint::checkpoint(&connection, CheckpointMode::TRUNCATE).and_then(|_| {
             faults::reached(CrashPoint::CloseCheckpointed);
             // So that SQLite removes the empty log, if nobody else has it open.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)

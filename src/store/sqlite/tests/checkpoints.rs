@@ -9,7 +9,7 @@ use crate::{
         sqlite::{checkpoint, paths::Paths, recovery, schema},
     },
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, wal::CheckpointMode};
 use std::{
     fs,
     path::Path,
@@ -112,7 +112,7 @@ fn commits_go_on_while_a_long_reader_keeps_the_log_from_starting_over() {
     // Now it is copied and started over, by and by.
     loop {
         writer.probe().unwrap();
-        let log = checkpoint::checkpoint(writer.connection(), "NOOP")
+        let log = checkpoint::checkpoint(writer.connection(), CheckpointMode::NOOP)
             .unwrap()
             .log
             .unwrap();
@@ -160,11 +160,11 @@ fn a_checkpoint_that_could_not_run_is_never_taken_for_one_that_is_done() {
         let stop = &stop;
         scope.spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                checkpoint::checkpoint(&other, "RESTART").unwrap();
+                checkpoint::checkpoint(&other, CheckpointMode::RESTART).unwrap();
             }
         });
         let refused = loop {
-            let found = checkpoint::checkpoint(writer.connection(), "PASSIVE").unwrap();
+            let found = checkpoint::checkpoint(writer.connection(), CheckpointMode::PASSIVE).unwrap();
             if found.log.is_none() {
                 break found;
             }
@@ -174,7 +174,7 @@ fn a_checkpoint_that_could_not_run_is_never_taken_for_one_that_is_done() {
         assert!(refused.is_busy);
         reader.execute_batch("COMMIT").unwrap();
     });
-    let after = checkpoint::checkpoint(writer.connection(), "PASSIVE").unwrap();
+    let after = checkpoint::checkpoint(writer.connection(), CheckpointMode::PASSIVE).unwrap();
     assert!(!after.is_busy);
     assert!(after.log.is_some_and(|log| log.missing == 0), "{after:?}");
 }
