@@ -264,6 +264,7 @@ impl Server {
         tracing::info!("stopping: finishing the requests in work");
         drop(listener);
         stop.send_replace(true);
+        connections.places.give_up_all();
         if tokio::time::timeout(self.timeouts.shutdown, connections.places.empty())
             .await
             .is_err()
@@ -406,7 +407,6 @@ impl Connections {
             let opened = tokio::select! {
                 biased;
                 opened = open(tls, socket, &protocol, linger, &refusing) => opened,
-                () = told(&mut stopping) => return,
                 _ = &mut give_up => return,
             };
             let Some(mut transport) = opened else { return };
@@ -415,8 +415,7 @@ impl Connections {
                 let ending = tokio::select! {
                     biased;
                     ended = connection.as_mut() => Ending::OfItself(ended),
-                    () = told(&mut stopping) => Ending::Told,
-                    // Only idle ones are asked to. The sender stays until the place is given back.
+                    // The sender stays until the place is given back.
                     _ = &mut give_up => Ending::Told,
                 };
                 let ended = match ending {

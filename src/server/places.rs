@@ -2,7 +2,7 @@
 //!
 //! A connection without a request in work is only kept open for its client's convenience. When all places are taken,
 //! those that have been idle the longest are closed, so that clients that connect and say nothing (or half a head) keep
-//! nobody out. Connections with a request in work are never closed for a newcomer.
+//! nobody out. Connections with a request in work are never closed for a newcomer. When the server stops, all are told.
 
 use super::socket::Work;
 use crate::limits::IDLE_BEFORE_GIVEN_UP;
@@ -108,6 +108,15 @@ impl Places {
             }
         }
         told
+    }
+
+    /// Tells all connections to end as soon as they have no work.
+    pub(super) fn give_up_all(&self) {
+        for taken in lock(&self.taken).values_mut() {
+            if let Some(give_up) = taken.give_up.take() {
+                let _ = give_up.send(());
+            }
+        }
     }
 
     /// Waits until none is taken.
