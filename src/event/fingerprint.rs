@@ -92,6 +92,7 @@ impl Fingerprinter {
             return Err(scanner.mismatch("an object"));
         }
         self.keys.clear();
+        self.keys.reserve(FEW_KEYS);
         self.object(scanner, 1).map(Fingerprint)
     }
 
