@@ -9,7 +9,7 @@ use super::{
     record::KeyRecord,
 };
 use crate::limits::MAX_KEY_FILE_BYTES;
-use rustix::process::geteuid;
+use rustix::{fs::OFlags, process::geteuid};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -77,6 +77,8 @@ impl KeyFile {
             .create(true)
             .truncate(empty)
             .mode(0o600)
+            // Whoever owns the folder could have root write to any file, or give it away.
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)?;
         let store = fs::metadata(&self.database).or_else(|_| fs::metadata(self.folder()))?;
         if geteuid().is_root() {
@@ -197,6 +199,24 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = KeyFile::beside(&folder.path().join("data/dedup.db"));
         (folder, file)
+    }
+
+    /// Root gives what it makes here to whoever owns the store, who could have put a link to any file in its place.
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_not_followed() {
+        let (folder, keys) = file();
+        keys.create(wanted("a")).expect("made");
+        let other = folder.path().join("other");
+        fs::write(&other, "another's").expect("written");
+        for ending in ["lock", "json.new"] {
+            let link = keys.path().with_extension(ending);
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(&other, &link).expect("a link");
+            let error = keys.create(wanted("b")).expect_err("refused");
+            assert!(matches!(error, KeyError::Io { .. }), "{error}");
+            assert_eq!(fs::read_to_string(&other).expect("read"), "another's");
+            fs::remove_file(&link).expect("removed");
+        }
     }
 
     #[test]
