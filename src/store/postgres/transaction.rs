@@ -304,8 +304,11 @@ fn identities(plan: &Plan<'_>) -> (Vec<SqlKey>, Vec<i64>) {
     plan.firsts.iter().map(identity).unzip()
 }
 
-/// What is new and what was there before, as [`IDENTIFY`] and [`COMMIT_FEW`] return it.
-fn returned(row: &Row) -> Result<(HashMap<Key, Seq>, HashMap<Key, Found>), Error> {
+/// The identities that are new, and those that were there before.
+type NewAndKnown = (HashMap<Key, Seq>, HashMap<Key, Found>);
+
+/// What [`IDENTIFY`] and [`COMMIT_FEW`] return.
+fn returned(row: &Row) -> Result<NewAndKnown, Error> {
     let new = column(row, 1)?
         .into_iter()
         .zip(column(row, 2)?)
