@@ -111,18 +111,15 @@ impl BodyRoom {
                 None if hint.exact() == Some(size as u64) => {
                     room = Some(take(&self.whole, size, patience).await?);
                 }
-                None => room = Some(data.wait_for_room(take(&self.partial, size, patience)).await?),
+                None => room = Some(data.take(&self.partial, size, patience).await?),
                 Some(room) if units_of(size) <= room.num_permits() => {}
                 Some(room) if size <= LARGE_BODY_BYTES => {
                     let missing = size - room.num_permits() * ROOM_UNIT_BYTES;
-                    room.merge(data.wait_for_room(take(&self.partial, missing, patience)).await?);
+                    room.merge(data.take(&self.partial, missing, patience).await?);
                 }
                 // It did not say how large it is.
                 Some(_) => {
-                    room = Some(
-                        data.wait_for_room(take(&self.large, MAX_BODY_BYTES, patience))
-                            .await?,
-                    );
+                    room = Some(data.take(&self.large, MAX_BODY_BYTES, patience).await?);
                 }
             }
             if size > bytes.capacity() {
@@ -182,9 +179,14 @@ impl Data {
     }
 
     /// Waits for room. It is not the client's fault that nothing moves meanwhile.
-    async fn wait_for_room<T>(&mut self, room: impl Future<Output = T>) -> T {
+    async fn take(
+        &mut self,
+        share: &Share,
+        bytes: usize,
+        patience: Patience,
+    ) -> Result<OwnedSemaphorePermit, Problem> {
         let began = Instant::now();
-        let room = room.await;
+        let room = take(share, bytes, patience).await;
         self.progress.excuse(began.elapsed());
         room
     }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     access::Caller,
+    compression::BodyCoding,
     event::{self, Batch, Outcome, Seq, Shape},
     ingest::SubmitError,
     limits::{MAX_TOPICS, PARSE_INLINE_BYTES},
@@ -107,6 +108,23 @@ enum Ack {
 struct Options {
     ack: Ack,
     results: bool,
+}
+
+/// What a publish asks for, and how its body is to be read.
+struct Wanted {
+    shape: Shape,
+    coding: Option<BodyCoding>,
+    options: Options,
+}
+
+impl Wanted {
+    fn of(app: &App, request: &Request, shape: Shape) -> Result<Self, Problem> {
+        Ok(Self {
+            shape,
+            coding: codings::of_body(request.headers())?,
+            options: options(request.uri().query(), app.broker.is_some())?,
+        })
+    }
 }
 
 /// How many of a request's events the broker has: all of them.
@@ -222,16 +240,21 @@ enum ContentEncoding {
         PublishProblems,
     ),
 )]
-pub(super) async fn publish(
+pub(super) fn publish(
     State(app): State<App>,
     Admitted(sender): Admitted,
     request: Request,
-) -> Result<Response, Problem> {
-    let shape = match content_type(request.headers())? {
-        ContentType::Json => Shape::Any,
-        ContentType::Lines => Shape::Lines,
-    };
-    accept(&app, &sender, request, shape).await
+) -> impl Future<Output = Result<Response, Problem>> {
+    let wanted = content_type(request.headers()).and_then(|content_type| {
+        let shape = match content_type {
+            ContentType::Json => Shape::Any,
+            ContentType::Lines => Shape::Lines,
+        };
+        Wanted::of(&app, &request, shape)
+    });
+    let body = request.into_body();
+    // No `async fn`, for the reason that `accept` has.
+    async move { accept(&app, &sender, wanted?, body).await }
 }
 
 /// Store a batch of events, each once
@@ -260,17 +283,25 @@ pub(super) async fn publish_batch(
     request: Request,
 ) -> Result<Response, Problem> {
     match content_type(request.headers())? {
-        ContentType::Json => accept(&app, &sender, request, Shape::Wrapped).await,
+        ContentType::Json => {
+            let wanted = Wanted::of(&app, &request, Shape::Wrapped)?;
+            accept(&app, &sender, wanted, request.into_body()).await
+        }
         ContentType::Lines => Err(unsupported(format!(
             "/publish/batch takes {JSON} only, not {NDJSON}"
         ))),
     }
 }
 
-async fn accept(app: &App, sender: &Sender, request: Request, shape: Shape) -> Result<Response, Problem> {
-    let coding = codings::of_body(request.headers())?;
-    let Options { ack, results } = options(request.uri().query(), app.broker.is_some())?;
-    let (mut body, mut room) = app.bodies.read(request.into_body(), app.patience).await?;
+/// Without the whole request: each `async fn` on the way here would keep two places for it until the answer. What waits for a
+/// commit should be small, so that the processor's cache has it still when it goes on.
+async fn accept(app: &App, sender: &Sender, wanted: Wanted, body: Body) -> Result<Response, Problem> {
+    let Wanted {
+        shape,
+        coding,
+        options: Options { ack, results },
+    } = wanted;
+    let (mut body, mut room) = app.bodies.read(body, app.patience).await?;
     if let Some(coding) = coding {
         (body, room) = app.bodies.decompress(coding, body, room, app.patience).await?;
     }
