@@ -56,7 +56,6 @@ use documents::Documents;
 use error::{Kind, Problem, Unavailable};
 use metrics::{Gathered, Metrics, Route};
 use queries::Queries;
-use rate_limit::Sender;
 pub(crate) use room::{Pressure, Progress};
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -272,9 +271,25 @@ impl Api {
         let line = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
         let (sender, admitted) = admission::admit(&self.gate, route, &mut request);
-        let mut response = match admitted {
-            Ok(()) => self.handler(route, sender.clone(), request).await,
-            Err(problem) => problem.into_response(),
+        let mut response = match (admitted, &sender) {
+            (Err(problem), _) => problem.into_response(),
+            // Past the router, which has to say nothing of it but which handler it is for (measured: it takes 3,000 of the
+            // 50,000 instructions of a request with one event).
+            (Ok(()), Some(sender)) if route == Route::Publish && request.method() == Method::POST => {
+                let (app, sender) = (Arc::clone(&self.app), Arc::clone(sender));
+                publish::publish(State(app), Admitted(sender), request)
+                    .await
+                    .into_response()
+            }
+            (Ok(()), sender) => {
+                if let Some(sender) = sender {
+                    admission::note(&mut request, Arc::clone(sender));
+                }
+                match self.router.clone().call(request).await {
+                    Ok(response) => response,
+                    Err(impossible) => match impossible {},
+                }
+            }
         };
         if let Some(sender) = sender {
             sender.tell(&mut response);
@@ -296,29 +311,6 @@ impl Api {
             );
         }
         response
-    }
-
-    /// Has a request answered by its handler. A publish goes there past the router, for which the router has to say nothing
-    /// but which handler it is (measured: it takes 3,000 of the 50,000 instructions of a request with one event).
-    async fn handler(
-        &self,
-        route: Route,
-        sender: Option<Arc<Sender>>,
-        mut request: Request<Body>,
-    ) -> Response<Body> {
-        if let Some(sender) = sender {
-            if route == Route::Publish && request.method() == Method::POST {
-                let app = State(Arc::clone(&self.app));
-                return publish::publish(app, Admitted(sender), request)
-                    .await
-                    .into_response();
-            }
-            admission::note(&mut request, sender);
-        }
-        match self.router.clone().call(request).await {
-            Ok(response) => response,
-            Err(impossible) => match impossible {},
-        }
     }
 
     /// Logs a request that is refused with a 503, with its id; of many in a second, the first one. What else fails is
